@@ -1,0 +1,218 @@
+// Statistics of blocks: count, mean and sum of squared deviations, to float64 accuracy in one read of x.
+//
+// With a pivot p near the mean, S = sum (x - p) and Q = sum (x - p)^2 give mean = p + S / n and m2 = Q - S^2 / n
+// (Chan, Golub & LeVeque 1983, shifted data). For 32-bit and narrower x the first try has p = 0: x^2 is then exact in
+// float64 and costs one fused operation. Where cancellation would show (Q > kTrusted * m2: the mean is several standard
+// deviations from p) the block, still in cache, is summed again with p = its mean. The choice is a channel's own.
+#pragma once
+
+#include "cpu/kernels/span.h"
+
+namespace bnfast {
+namespace BNFAST_TARGET {
+
+// Up to this ratio of Q to m2 the worst-case rounding of a block's sums stays below 1e-12 of m2.
+constexpr double kTrusted = 32.0;
+
+struct PivotSums {
+    double s, q;
+};
+
+// mean and m2 from the sums about a pivot; the mean as an unevaluated sum of two.
+BNFAST_INLINE void finish_block(double n, double pivot, double s, double q, double& mean, double& mean_low,
+                                double& m2) {
+    const double step = s / n;
+    const double sum = pivot + step;
+    const double back = sum - pivot;
+    mean = sum;
+    mean_low = (pivot - (sum - back)) + (step - back);  // two_sum (Knuth)
+    m2 = q - s * step;
+}
+BNFAST_INLINE bool trusted(double q, double m2) { return q <= kTrusted * m2; }
+
+// --- planes -----------------------------------------------------------------------------------------------------
+
+template <class S, bool kPivot, bool kMasked>
+PivotSums sum_planes(const MomentsTask& task, std::int64_t channel, const BlockSpan& span, double pivot) {
+    const Vec<double> p(pivot);
+    Vec<double> s(0.0), q(0.0);
+    for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
+        const S* run = at<S>(task.x, o, channel);
+        const S* next_run = at<S>(task.x, o + 1 < span.outer_end ? o + 1 : o, channel) + span.inner_begin;
+        const std::uint8_t* bits = task.where.bits + (kMasked ? o * task.where.pitch : 0);
+        run += span.inner_begin;
+        const std::int64_t n = span.inner_end - span.inner_begin;
+        for_each_vector(n, 0,
+                        [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+                            prefetch(run, next_run, i, n);
+                            Vec<double> v = lanes.load_wide(run + i);
+                            if constexpr (kPivot) v = lanes.keep_loaded(v - p);
+                            if constexpr (kMasked) {
+                                v = select(lanes_of<double>(bits_from(bits, span.inner_begin + i)), v,
+                                           Vec<double>(0.0));
+                            }
+                            s = s + v;
+                            if constexpr (kPivot || sizeof(S) == 8) {
+                                q = q + v * v;
+                            } else {
+                                q = add_exact_product(q, v, v);
+                            }
+                        });
+    }
+    return {sum_lanes(s), sum_lanes(q)};
+}
+
+// Some element of the block that takes part.
+template <class S, bool kMasked>
+double pivot_of(const MomentsTask& task, std::int64_t channel, const BlockSpan& span) {
+    for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
+        for (std::int64_t i = span.inner_begin; i < span.inner_end; ++i) {
+            if (!kMasked || bit_at(task.where.bits + o * task.where.pitch, i)) {
+                return static_cast<double>(*(at<S>(task.x, o, channel) + i));
+            }
+        }
+    }
+    return 0.0;
+}
+
+template <class S, bool kMasked>
+void moments_planes(const MomentsTask& task, const BlockRange& range, const BlockMoments& out) {
+    for (std::int64_t b = range.block_begin; b < range.block_end; ++b) {
+        const BlockSpan span = span_of(task.geometry, task.blocks, b);
+        const double n = task.counts[b];
+        for (std::int64_t c = range.channel_begin; c < range.channel_end; ++c) {
+            const std::int64_t k = (b - range.block_begin) * range.pitch + (c - range.channel_begin);
+            if (n == 0.0) {
+                out.mean[k] = out.mean_low[k] = out.m2[k] = 0.0;
+                continue;
+            }
+            double pivot = 0.0;
+            PivotSums sums;
+            if constexpr (sizeof(S) == 8) {
+                pivot = pivot_of<S, kMasked>(task, c, span);
+                sums = sum_planes<S, true, kMasked>(task, c, span, pivot);
+            } else {
+                sums = sum_planes<S, false, kMasked>(task, c, span, pivot);
+            }
+            finish_block(n, pivot, sums.s, sums.q, out.mean[k], out.mean_low[k], out.m2[k]);
+            if (!trusted(sums.q, out.m2[k])) {
+                pivot = out.mean[k];
+                sums = sum_planes<S, true, kMasked>(task, c, span, pivot);
+                finish_block(n, pivot, sums.s, sums.q, out.mean[k], out.mean_low[k], out.m2[k]);
+            }
+        }
+    }
+}
+
+// --- rows: the running sums of all channels live in the output arrays, in L1 ------------------------------------
+
+// Adds kCount rows from row `o` on to the sums of the channels; p is null or has the channels' pivots.
+template <class S, bool kPivot, int kCount>
+void add_rows(const MomentsTask& task, std::int64_t o, const BlockRange& range, const double* p, double* s, double* q) {
+    const S* row = at<S>(task.x, o, range.channel_begin);
+    const std::int64_t stride = task.x.outer_stride, width = range.channel_end - range.channel_begin;
+    const std::int64_t ahead = rows_ahead<S>(stride, width);
+    for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+                        Vec<double> sum = load(s + i), square = load(q + i);
+                        BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
+                            const S* x = row + r * stride + i;
+                            __builtin_prefetch(x + ahead);
+                            Vec<double> v = lanes.load_wide(x);
+                            if constexpr (kPivot) v = v - load(p + i);
+                            sum = sum + v;
+                            if constexpr (kPivot || sizeof(S) == 8) {
+                                square = square + v * v;
+                            } else {
+                                square = add_exact_product(square, v, v);
+                            }
+                        }
+                        store(s + i, sum);
+                        store(q + i, square);
+                    });
+}
+
+template <class S, bool kPivot>
+void sum_rows(const MomentsTask& task, const BlockSpan& span, const BlockRange& range, const double* p, double* s,
+              double* q) {
+    const std::int64_t width = range.channel_end - range.channel_begin;
+    for (std::int64_t c = 0; c < width; ++c) s[c] = q[c] = 0.0;
+    std::int64_t o = span.outer_begin;
+    if (task.where.bits == nullptr) {
+        for (; o + kRowsAtOnce <= span.outer_end; o += kRowsAtOnce) {
+            add_rows<S, kPivot, kRowsAtOnce>(task, o, range, p, s, q);
+        }
+    }
+    for (; o < span.outer_end; ++o) {
+        if (task.where.bits == nullptr || bit_at(task.where.bits, o)) add_rows<S, kPivot, 1>(task, o, range, p, s, q);
+    }
+}
+
+// Sums again, about their means, the channels of [begin, begin + 16) whose first try is not to be trusted.
+template <class S>
+void redo_strip(const MomentsTask& task, const BlockSpan& span, const BlockRange& range, std::int64_t begin, double n,
+                double* s, double* q, double* mean, double* mean_low, double* m2) {
+    double pivot[kLanes], again_s[kLanes], again_q[kLanes];
+    const std::int64_t width = range.channel_end - range.channel_begin;
+    const std::int64_t strip = width - begin < kLanes ? width - begin : kLanes;
+    for (std::int64_t c = 0; c < kLanes; ++c) pivot[c] = c < strip ? mean[begin + c] : 0.0;
+    const BlockRange channels{range.channel_begin + begin, range.channel_begin + begin + strip, 0, 0, 0};
+    sum_rows<S, true>(task, span, channels, pivot, again_s, again_q);
+    for (std::int64_t c = 0; c < strip; ++c) {
+        const std::int64_t k = begin + c;
+        if (trusted(q[k], m2[k])) continue;
+        s[k] = again_s[c];
+        q[k] = again_q[c];
+        finish_block(n, pivot[c], s[k], q[k], mean[k], mean_low[k], m2[k]);
+    }
+}
+
+template <class S>
+void moments_rows(const MomentsTask& task, const BlockRange& range, const BlockMoments& out) {
+    const std::int64_t width = range.channel_end - range.channel_begin;
+    constexpr std::int64_t kStrip = 1024;  // channels whose sums stay in L1
+    double s[kStrip + kLanes], q[kStrip + kLanes], p[kStrip + kLanes];
+    for (std::int64_t b = range.block_begin; b < range.block_end; ++b) {
+        const BlockSpan span = span_of(task.geometry, task.blocks, b);
+        const double n = task.counts[b];
+        for (std::int64_t c0 = 0; c0 < width; c0 += kStrip) {
+            const std::int64_t c1 = c0 + kStrip < width ? c0 + kStrip : width;
+            const BlockRange channels{range.channel_begin + c0, range.channel_begin + c1, 0, 0, 0};
+            const std::int64_t k = (b - range.block_begin) * range.pitch + c0;
+            double *mean = out.mean + k, *mean_low = out.mean_low + k, *m2 = out.m2 + k;
+            if (n == 0.0) {
+                for (std::int64_t c = 0; c < c1 - c0; ++c) mean[c] = mean_low[c] = m2[c] = 0.0;
+                continue;
+            }
+            if constexpr (sizeof(S) == 8) {
+                std::int64_t first = span.outer_begin;  // the first row that takes part is the pivot
+                while (task.where.bits != nullptr && !bit_at(task.where.bits, first)) ++first;
+                for (std::int64_t c = 0; c < c1 - c0; ++c) p[c] = *at<S>(task.x, first, channels.channel_begin + c);
+                sum_rows<S, true>(task, span, channels, p, s, q);
+            } else {
+                for (std::int64_t c = 0; c < c1 - c0; ++c) p[c] = 0.0;
+                sum_rows<S, false>(task, span, channels, p, s, q);
+            }
+            for (std::int64_t c = 0; c < c1 - c0; ++c) finish_block(n, p[c], s[c], q[c], mean[c], mean_low[c], m2[c]);
+            for (std::int64_t begin = 0; begin < c1 - c0; begin += kLanes) {
+                const std::int64_t end = begin + kLanes < c1 - c0 ? begin + kLanes : c1 - c0;
+                bool all = true;
+                for (std::int64_t c = begin; c < end; ++c) all &= trusted(q[c], m2[c]);
+                if (!all) redo_strip<S>(task, span, channels, begin, n, s, q, mean, mean_low, m2);
+            }
+        }
+    }
+}
+
+template <class S>
+void moments(const MomentsTask& task, const BlockRange& range, const BlockMoments& out) noexcept {
+    if (task.geometry.rows) {
+        moments_rows<S>(task, range, out);
+    } else if (task.where.bits != nullptr) {
+        moments_planes<S, true>(task, range, out);
+    } else {
+        moments_planes<S, false>(task, range, out);
+    }
+}
+
+}  // namespace BNFAST_TARGET
+}  // namespace bnfast

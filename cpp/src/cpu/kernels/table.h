@@ -1,0 +1,158 @@
+// What a SIMD target exports: one table of function pointers, and the plain structs that they take.
+//
+// Kernels are noexcept and check nothing. Strides count elements. Arrays of per-channel values are padded by kPadding
+// entries, so that a kernel may load 16 lanes at any channel.
+#pragma once
+
+#include <cstdint>
+
+#include "bnfast/batch_norm.h"
+#include "bnfast/tensor.h"
+
+namespace bnfast::cpu {
+
+constexpr std::int64_t kPadding = 32;  // entries behind the last channel
+
+// x as outer runs of channels of inner contiguous elements. rows: inner is 1 and the channels are contiguous.
+struct Geometry {
+    std::int64_t outer = 0;
+    std::int64_t channels = 0;
+    std::int64_t inner = 0;
+    bool rows = false;
+};
+
+struct Operand {
+    void* data = nullptr;
+    std::int64_t outer_stride = 0;
+    std::int64_t channel_stride = 0;
+};
+
+// One bit an element of x without its channels: planes have a row of `pitch` bytes for each outer index,
+// rows have one bit for each outer index in a single row.
+struct WhereBits {
+    const std::uint8_t* bits = nullptr;
+    std::int64_t pitch = 0;
+};
+
+// How a channel is cut into blocks, the units of the fixed summation tree. Depends on the geometry alone.
+struct Blocks {
+    std::int64_t count = 0;
+    std::int64_t outer_per_block = 1;  // planes or rows in a block
+    std::int64_t pieces = 1;           // blocks in a plane, where a plane is longer than a block
+    std::int64_t piece = 0;            // elements of such a block
+};
+
+struct Tile {
+    std::int64_t outer_begin, outer_end;
+    std::int64_t channel_begin, channel_end;
+    std::int64_t inner_begin, inner_end;
+};
+
+// Results for blocks [block_begin, block_end) of channels [channel_begin, channel_end):
+// result[(block - block_begin) * pitch + (channel - channel_begin)].
+struct BlockRange {
+    std::int64_t channel_begin, channel_end;
+    std::int64_t block_begin, block_end;
+    std::int64_t pitch;
+};
+
+struct MomentsTask {
+    Geometry geometry;
+    Blocks blocks;
+    Operand x;
+    WhereBits where;
+    const double* counts;  // elements in each block; counts[0] is block 0 of the whole channel
+};
+
+struct BlockMoments {
+    double* mean;
+    double* mean_low;
+    double* m2;
+};
+
+// Per-channel coefficients in the type that the kernel computes in. prescale is null unless some channel needs it.
+template <class P>
+struct BasicCoefficients {
+    P prescale;   // a power of two that keeps x - mean within range
+    P mean_high;  // prescale * mean as an unevaluated sum
+    P mean_low;
+    P scale;  // gamma * invstd / prescale
+    P shift;  // beta
+    P mean_dz;      // backward: mean of the gradient at the affine's output
+    P projection;   // backward: factor of (x - mean) * prescale
+    P dx_scale;     // backward: gamma * invstd
+};
+using Coefficients = BasicCoefficients<const void*>;
+
+struct ForwardTask {
+    Geometry geometry;
+    Operand x, residual, y;
+    Coefficients coefficients;
+    WhereBits where;
+    Activation activation;
+    double activation_slope;
+    bool streaming;  // write past the caches
+};
+
+struct BackwardTask {
+    Geometry geometry;
+    Blocks blocks;
+    Operand x, residual, dy, dx, dresidual;
+    Coefficients coefficients;
+    WhereBits where;
+    Activation activation;
+    double activation_slope;
+    bool streaming;
+};
+
+struct BlockSums {
+    double* dz;      // sum of the gradient at the affine's output
+    double* dz_xmu;  // the same times (x - mean) * prescale
+};
+
+// The functions that depend on how elements are stored.
+struct ElementKernels {
+    void (*moments)(const MomentsTask&, const BlockRange&, const BlockMoments&) noexcept;
+    void (*forward)(const ForwardTask&, const Tile&) noexcept;
+    void (*backward_sums)(const BackwardTask&, const BlockRange&, const BlockSums&) noexcept;
+    void (*backward)(const BackwardTask&, const Tile&) noexcept;
+};
+
+// Saved or given statistics and parameters of a channel range, all float64.
+struct AffineInputs {
+    const double* mean;
+    const double* mean_low;
+    const double* invstd;
+    const double* gamma;
+    const double* beta;
+};
+
+// The sums of the whole batch and the statistics that they belong to, float64.
+struct GradientInputs {
+    const double *count, *m2, *invstd, *gamma;
+    const double *total_count, *sum_dz, *sum_dz_xmu;
+    EpsPlacement placement;
+    bool constant_statistics;
+};
+
+struct KernelTable {
+    const char* name;
+    ElementKernels elements[4];  // by DType
+
+    // Merges the blocks of `width` channels into block 0; counts[block] are their sizes.
+    void (*merge_moments)(const BlockMoments&, const double* counts, std::int64_t blocks, std::int64_t pitch,
+                          std::int64_t width) noexcept;
+    void (*merge_sums)(const BlockSums&, std::int64_t blocks, std::int64_t pitch, std::int64_t width) noexcept;
+    void (*invstd)(const double* m2, const double* count, double eps, EpsPlacement placement, std::int64_t channels,
+                   double* invstd) noexcept;
+    // Fills prescale .. shift; returns whether some channel needs its prescale.
+    bool (*forward_coefficients)(const AffineInputs&, bool is_double, std::int64_t channels,
+                                 const BasicCoefficients<void*>&) noexcept;
+    // Fills mean_dz .. dx_scale; `affine` has the prescale in use.
+    void (*gradient_coefficients)(const GradientInputs&, bool is_double, std::int64_t channels,
+                                  const Coefficients& affine, const BasicCoefficients<void*>&) noexcept;
+    // Streams: dst[i] = sum over k of sources[k][i], the bandwidth floor of bench/.
+    void (*stream_sum)(float* dst, const float* const* sources, int num_sources, std::int64_t n) noexcept;
+};
+
+}  // namespace bnfast::cpu

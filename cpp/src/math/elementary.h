@@ -1,0 +1,165 @@
+// Elementary functions on Vec<T>: exp, expm1, tanh and the tail of the normal distribution.
+//
+// Branch-free, one formula for all lanes, only the operations of vec.h: the same bits on every
+// target. The methods are the classical ones (argument reduction by ln 2 held in two parts, Cody &
+// Waite 1980; a rational function for the Mills ratio); all coefficients were fitted for this file
+// with mpmath. NaN passes through everywhere: constants come first in min and max because those
+// return their second argument when either is NaN. Errors are in ulp of the exact result, as float
+// / double. Measured: float on every 31st bit pattern (1.4e8 values of all magnitudes) against libm
+// in double, double on 2e6 random values (tiny to limit) against libquadmath.
+#pragma once
+
+#include "math/vec.h"
+
+namespace bnfast {
+namespace BNFAST_TARGET {
+
+// c0 + c1 x + c2 x**2 + ... by Horner's rule.
+template <class T>
+BNFAST_INLINE Vec<T> polynomial(Vec<T>, T c0) {
+    return Vec<T>(c0);
+}
+template <class T, class... Rest>
+BNFAST_INLINE Vec<T> polynomial(Vec<T> x, T c0, Rest... rest) {
+    return Vec<T>(c0) + x * polynomial(x, rest...);
+}
+
+template <class T>
+struct ExpConstants;
+
+// kLn2High has so few bits that its product with any exponent is exact. At kLowest and kHighest the
+// exponent is one below and one above that of the normal numbers, which pow2n turns into 0 and
+// infinity: the limits need no select.
+template <>
+struct ExpConstants<float> {
+    static constexpr float kLog2E = 1.44269504F;
+    static constexpr float kLn2High = 0.693145752F;  // 16 bits
+    static constexpr float kLn2Low = 1.42860682e-6F;
+    static constexpr float kLowest = -88.0F;
+    static constexpr float kHighest = 89.0F;
+    static constexpr float kTailEnd = 13.25F;   // exp(-kTailEnd**2 / 2) is 0 for the same reason
+    static constexpr float kSaturated = 20.0F;  // 1 + 2 exp(-kSaturated) rounds to 1
+};
+
+template <>
+struct ExpConstants<double> {
+    static constexpr double kLog2E = 1.4426950408889634;
+    static constexpr double kLn2High = 0.6931471805598903;  // 42 bits
+    static constexpr double kLn2Low = 5.497923018708371e-14;
+    static constexpr double kLowest = -709.0;
+    static constexpr double kHighest = 710.0;
+    static constexpr double kTailEnd = 37.66;
+    static constexpr double kSaturated = 40.0;
+};
+
+// (exp(r) - 1 - r - r**2 / 2) / r**3 for |r| <= ln(2) / 2; exp(r) - 1 is then within 2**-25.9
+// (float), 2**-60.4 (double) of itself before rounding.
+BNFAST_INLINE Vec<float> exp_series_rest(Vec<float> r) {
+    return polynomial(r, 0.16666545F, 0.041666403F, 0.008366457F, 0.0013940562F);
+}
+BNFAST_INLINE Vec<double> exp_series_rest(Vec<double> r) {
+    return polynomial(r, 0.16666666666666677, 0.04166666666666669, 0.008333333333321664,
+                      0.0013888888888869979, 0.000198412698860799, 2.4801587356498645e-05,
+                      2.755724422841113e-06, 2.755724522340343e-07, 2.510903789172042e-08,
+                      2.0923872611631175e-09);
+}
+
+// exp(x) = 2**exponent * (1 + fraction), |fraction| < 0.42.
+template <class T>
+struct ExpParts {
+    Vec<T> exponent;
+    Vec<T> fraction;
+};
+
+// r + r**2 / 2 + r**3 rest: exact for tiny r, and r alone carries the leading bits.
+template <class T>
+BNFAST_INLINE Vec<T> exp_fraction(Vec<T> r) {
+    return r + (r * r) * (Vec<T>(T(0.5)) + r * exp_series_rest(r));
+}
+template <class T>
+BNFAST_INLINE ExpParts<T> exp_parts(Vec<T> x) {
+    using C = ExpConstants<T>;
+    const Vec<T> n = round_even(x * Vec<T>(C::kLog2E));
+    return {n, exp_fraction((x - n * Vec<T>(C::kLn2High)) - n * Vec<T>(C::kLn2Low))};
+}
+// The same for exp(x + rest), where rest holds what x could not.
+template <class T>
+BNFAST_INLINE ExpParts<T> exp_parts(Vec<T> x, Vec<T> rest) {
+    using C = ExpConstants<T>;
+    const Vec<T> n = round_even(x * Vec<T>(C::kLog2E));
+    return {n, exp_fraction((x - n * Vec<T>(C::kLn2High)) + (rest - n * Vec<T>(C::kLn2Low)))};
+}
+
+// exp(x); 0 below -126.5 ln 2 and infinity above 127.5 ln 2 (double: 1022.5, 1023.5), half a power
+// of two inside the range of T. Max error 1.01 / 1.00 ulp.
+template <class T>
+BNFAST_INLINE Vec<T> exp(Vec<T> x) {
+    using C = ExpConstants<T>;
+    const ExpParts<T> e = exp_parts(max(Vec<T>(C::kLowest), min(Vec<T>(C::kHighest), x)));
+    return (Vec<T>(T(1)) + e.fraction) * pow2n(e.exponent);
+}
+
+// exp(x) - 1 for kLowest <= x <= -kLowest; callers clamp, as each knows a tighter limit. expm1(-0)
+// is +0. Max error 1.67 / 1.91 ulp; 1.05 / 1.07 for x < 0.
+template <class T>
+BNFAST_INLINE Vec<T> expm1(Vec<T> x) {
+    const ExpParts<T> e = exp_parts(x);
+    const Vec<T> scale = pow2n(e.exponent);
+    return scale * e.fraction + (scale - Vec<T>(T(1)));
+}
+
+// tanh(x) = m / (m + 2) with m = expm1(2 |x|), whose relative error the quotient does not enlarge;
+// exactly odd. Max error 2.48 / 2.48 ulp.
+template <class T>
+BNFAST_INLINE Vec<T> tanh(Vec<T> x) {
+    const Vec<T> magnitude = abs(x);
+    const Vec<T> m = expm1(min(Vec<T>(ExpConstants<T>::kSaturated), magnitude + magnitude));
+    return copysign(m / (m + Vec<T>(T(2))), x);
+}
+
+// Numerator and denominator of exp(a**2 / 2) * Phi(-a) on [0, kTailEnd], within 2**-25.5 (float),
+// 2**-55.3 (double). All coefficients are positive, so no bits cancel.
+BNFAST_INLINE Vec<float> tail_numerator(Vec<float> a) {
+    return polynomial(a, 0.5F, 0.4349272F, 0.18070728F, 0.039771363F, 0.003985595F);
+}
+BNFAST_INLINE Vec<float> tail_denominator(Vec<float> a) {
+    return polynomial(a, 1.0F, 1.6677393F, 1.1920745F, 0.46278867F, 0.099699505F, 0.00999026F);
+}
+BNFAST_INLINE Vec<double> tail_numerator(Vec<double> a) {
+    return polynomial(a, 0.5, 0.8276123415407453, 0.6790914365710017, 0.3569238183802874,
+                      0.1318287596048499, 0.035589824709791516, 0.007102772161524696,
+                      0.001035983065012492, 0.00010608877185253008, 6.935758515629869e-06,
+                      2.2251387075823566e-07);
+}
+BNFAST_INLINE Vec<double> tail_denominator(Vec<double> a) {
+    return polynomial(a, 1.0, 2.453109243884356, 2.8154808648001173, 1.999683248346005,
+                      0.9788661410464804, 0.34772342593784994, 0.09177251490279364,
+                      0.018068819115427088, 0.002614209811402198, 0.000266482874703249,
+                      1.7385368401319972e-05, 5.577595599400551e-07);
+}
+
+// Phi(-a) = density * ratio for a = min(|z|, kTailEnd), Phi the normal distribution function:
+// density is exp(-a**2 / 2), without the factor 1 / sqrt(2 pi), and 0 at kTailEnd; ratio is Mills'
+// ratio with that factor.
+template <class T>
+struct NormalTail {
+    Vec<T> a;
+    Vec<T> density;
+    Vec<T> ratio;
+};
+
+template <class T>
+BNFAST_INLINE NormalTail<T> normal_tail(Vec<T> z) {
+    const Vec<T> minus_half(T(-0.5));
+    const Vec<T> a = min(Vec<T>(ExpConstants<T>::kTailEnd), abs(z));
+    // a**2 = high**2 + (a - high) (a + high), the first exact: rounding a**2 would cost a**2 / 2
+    // ulp in the density.
+    const Vec<T> high = truncate_low(a);
+    const Vec<T> rest = (a - high) * ((a + high) * minus_half);
+    const ExpParts<T> e = exp_parts(high * (high * minus_half), rest);
+    const Vec<T> density = (Vec<T>(T(1)) + e.fraction) * pow2n(e.exponent);
+    return {a, density, tail_numerator(a) / tail_denominator(a)};
+}
+
+}  // namespace BNFAST_TARGET
+}  // namespace bnfast

@@ -1,0 +1,284 @@
+// How elements lie in memory and how 16 of them become a Vec and go back: float, double, IEEE half and bfloat16.
+#pragma once
+
+#include "math/vec.h"
+
+namespace bnfast {
+
+// 16-bit elements as they lie in memory. Arithmetic on them is float.
+struct Half {
+    std::uint16_t bits;
+};
+struct BFloat16 {
+    std::uint16_t bits;
+};
+
+namespace BNFAST_TARGET {
+
+// The type in which elements stored as S are computed with.
+template <class S>
+struct ComputeOf {
+    using Type = float;
+};
+template <>
+struct ComputeOf<double> {
+    using Type = double;
+};
+template <class S>
+using Compute = typename ComputeOf<S>::Type;
+
+typedef std::uint32_t WordPart __attribute__((vector_size(kVectorBytes)));
+typedef std::uint16_t ShortPart __attribute__((vector_size(kVectorBytes / 2)));
+
+// --- 16-bit conversions of one native register of floats; the integer forms equal the hardware's for every input ---
+
+BNFAST_INLINE WordPart extend(ShortPart raw) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<WordPart>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(raw)));
+#else
+    return __builtin_convertvector(raw, WordPart);
+#endif
+}
+BNFAST_INLINE ShortPart truncate(WordPart word) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<ShortPart>(_mm512_maskz_cvtepi32_epi16(0xffff, reinterpret_cast<__m512i>(word)));
+#else
+    return __builtin_convertvector(word, ShortPart);
+#endif
+}
+
+BNFAST_INLINE Vec<float>::Part decode(ShortPart raw, BFloat16) {
+    return reinterpret_cast<Vec<float>::Part>(extend(raw) << 16);
+}
+
+// Round to nearest even by adding half a unit (less one where the result's last bit is even) and cutting.
+// vcvtneps2bf16 is not used: it flushes denormals to zero.
+BNFAST_INLINE ShortPart encode(Vec<float>::Part value, BFloat16) {
+    const WordPart word = reinterpret_cast<WordPart>(value);
+    const WordPart rounded = (word + 0x7fffU + ((word >> 16) & 1U)) >> 16;
+    const WordPart quiet_nan = (word >> 16) | 0x40U;
+    return truncate((word & 0x7fffffffU) > 0x7f800000U ? quiet_nan : rounded);
+}
+
+BNFAST_INLINE Vec<float>::Part decode(ShortPart raw, Half) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_cvtph_ps(0xffff, reinterpret_cast<__m256i>(raw));
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps(reinterpret_cast<__m128i>(raw));
+#else
+    // Shifted into place a half is a float 2**112 too small, denormals included; the product is exact.
+    const WordPart word = extend(raw);
+    const WordPart magnitude = (word & 0x7fffU) << 13;
+    const Vec<float>::Part scaled = reinterpret_cast<Vec<float>::Part>(magnitude) * 0x1p112F;
+    const WordPart special = magnitude >= 0x0f800000U ? (magnitude - magnitude) + 0x7f800000U : magnitude - magnitude;
+    const WordPart quiet = magnitude > 0x0f800000U ? (magnitude - magnitude) + 0x400000U : magnitude - magnitude;
+    return reinterpret_cast<Vec<float>::Part>(reinterpret_cast<WordPart>(scaled) | special | quiet |
+                                              ((word & 0x8000U) << 16));
+#endif
+}
+
+BNFAST_INLINE ShortPart encode(Vec<float>::Part value, Half) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<ShortPart>(
+        _mm512_maskz_cvtps_ph(0xffff, value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
+    return reinterpret_cast<ShortPart>(_mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+#else
+    const WordPart word = reinterpret_cast<WordPart>(value);
+    const WordPart magnitude = word & 0x7fffffffU;
+    // Normal halves: rebias the exponent and round as for bfloat16, 13 bits lower.
+    const WordPart normal = (magnitude - (112U << 23) + 0xfffU + ((magnitude >> 13) & 1U)) >> 13;
+    // Denormal halves: adding 0.5 leaves exactly the wanted bits at the bottom of the sum, rounded by the adder.
+    const WordPart denormal =
+        reinterpret_cast<WordPart>(reinterpret_cast<Vec<float>::Part>(magnitude) + 0.5F) - 0x3f000000U;
+    const WordPart zero = word - word;
+    WordPart result = magnitude < (113U << 23) ? denormal : normal;
+    result = magnitude >= 0x477ff000U ? zero + 0x7c00U : result;  // 65520 and above round to infinity
+    result = magnitude > 0x7f800000U ? (0x7e00U | ((magnitude >> 13) & 0x3ffU)) : result;
+    return truncate(result | ((word >> 16) & 0x8000U));
+#endif
+}
+
+// --- whole vectors ----------------------------------------------------------------------------------------------
+
+template <class T>
+BNFAST_INLINE Vec<T> load(const T* p) {
+    return map_parts<T>(BNFAST_EACH {
+        typename Vec<T>::Part part;
+        __builtin_memcpy(&part, p + k * Vec<T>::kPartLanes, sizeof part);
+        return part;
+    });
+}
+template <class S>
+BNFAST_INLINE Vec<float> load_short(const S* p) {
+    return map_parts<float>(BNFAST_EACH {
+        ShortPart raw;
+        __builtin_memcpy(&raw, p + k * Vec<float>::kPartLanes, sizeof raw);
+        return decode(raw, S{});
+    });
+}
+BNFAST_INLINE Vec<float> load(const Half* p) { return load_short(p); }
+BNFAST_INLINE Vec<float> load(const BFloat16* p) { return load_short(p); }
+
+template <class T>
+BNFAST_INLINE void store(T* p, Vec<T> v) {
+    BNFAST_UNROLL for (int k = 0; k < Vec<T>::kParts; ++k) {
+        __builtin_memcpy(p + k * Vec<T>::kPartLanes, &v.part[k], sizeof v.part[k]);
+    }
+}
+template <class S>
+BNFAST_INLINE void store_short(S* p, Vec<float> v) {
+    BNFAST_UNROLL for (int k = 0; k < Vec<float>::kParts; ++k) {
+        const ShortPart raw = encode(v.part[k], S{});
+        __builtin_memcpy(p + k * Vec<float>::kPartLanes, &raw, sizeof raw);
+    }
+}
+BNFAST_INLINE void store(Half* p, Vec<float> v) { store_short(p, v); }
+BNFAST_INLINE void store(BFloat16* p, Vec<float> v) { store_short(p, v); }
+
+// Stores that bypass the caches; p is aligned to the size of 16 elements or to 64 bytes, whichever is less.
+template <class Part>
+BNFAST_INLINE void stream_part(void* p, Part part) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Part) == 64) {
+        _mm512_stream_si512(static_cast<__m512i*>(p), reinterpret_cast<__m512i>(part));
+    } else {
+        _mm256_stream_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(part));
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(Part) == 32) {
+        _mm256_stream_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(part));
+    } else {
+        _mm_stream_si128(static_cast<__m128i*>(p), reinterpret_cast<__m128i>(part));
+    }
+#elif defined(__SSE2__)
+    if constexpr (sizeof(Part) == 16) {
+        _mm_stream_si128(static_cast<__m128i*>(p), reinterpret_cast<__m128i>(part));
+    } else {
+        __builtin_memcpy(p, &part, sizeof part);
+    }
+#else
+    __builtin_memcpy(p, &part, sizeof part);
+#endif
+}
+template <class T>
+BNFAST_INLINE void stream(T* p, Vec<T> v) {
+    BNFAST_UNROLL for (int k = 0; k < Vec<T>::kParts; ++k) stream_part(p + k * Vec<T>::kPartLanes, v.part[k]);
+}
+template <class S>
+BNFAST_INLINE void stream_short(S* p, Vec<float> v) {
+    BNFAST_UNROLL for (int k = 0; k < Vec<float>::kParts; ++k) {
+        stream_part(p + k * Vec<float>::kPartLanes, encode(v.part[k], S{}));
+    }
+}
+BNFAST_INLINE void stream(Half* p, Vec<float> v) { stream_short(p, v); }
+BNFAST_INLINE void stream(BFloat16* p, Vec<float> v) { stream_short(p, v); }
+// Orders streamed stores before whatever the thread stores next.
+BNFAST_INLINE void stream_fence() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+// --- the first `count` lanes, 0 < count < 16; the other lanes load as zero and are not stored -----------------------
+
+template <class S>
+BNFAST_INLINE Vec<Compute<S>> load_first(const S* p, int count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(S) == 4) {
+        Vec<float> result;
+        result.part[0] = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1U), p);
+        return result;
+    }
+#endif
+    S buffer[kLanes] = {};
+    __builtin_memcpy(buffer, p, static_cast<std::size_t>(count) * sizeof(S));
+    return load(buffer);
+}
+
+template <class S>
+BNFAST_INLINE void store_first(S* p, Vec<Compute<S>> v, int count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(S) == 4) {
+        _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1U << count) - 1U), v.part[0]);
+        return;
+    }
+#endif
+    S buffer[kLanes];
+    store(buffer, v);
+    __builtin_memcpy(p, buffer, static_cast<std::size_t>(count) * sizeof(S));
+}
+
+// --- where lanes come from and go to: whole vectors inside a run, the first few at its ends ------------------------
+
+struct AllLanes {
+    template <class S>
+    BNFAST_INLINE Vec<Compute<S>> load(const S* p) const {
+        return BNFAST_TARGET::load(p);
+    }
+    template <class S>
+    BNFAST_INLINE void store(S* p, Vec<Compute<S>> v, bool streaming) const {
+        if (streaming) {
+            stream(p, v);
+        } else {
+            BNFAST_TARGET::store(p, v);
+        }
+    }
+    // The lanes loaded as double straight from memory: cheaper than to widen a register.
+    template <class S>
+    BNFAST_INLINE Vec<double> load_wide(const S* p) const {
+        if constexpr (sizeof(S) == 4) {
+            return map_parts<double>(BNFAST_EACH {
+                HalfPart half;
+                __builtin_memcpy(&half, p + k * Vec<double>::kPartLanes, sizeof half);
+                return widen_half(half);
+            });
+        } else {
+            return widen(BNFAST_TARGET::load(p));
+        }
+    }
+    BNFAST_INLINE Vec<double> keep_loaded(Vec<double> v) const { return v; }
+};
+
+struct FirstLanes {
+    int count;
+    template <class S>
+    BNFAST_INLINE Vec<Compute<S>> load(const S* p) const {
+        return load_first(p, count);
+    }
+    template <class S>
+    BNFAST_INLINE void store(S* p, Vec<Compute<S>> v, bool) const {
+        store_first(p, v, count);
+    }
+    template <class S>
+    BNFAST_INLINE Vec<double> load_wide(const S* p) const {
+        return widen(load_first(p, count));
+    }
+    // Zero in the lanes that were not loaded.
+    BNFAST_INLINE Vec<double> keep_loaded(Vec<double> v) const {
+        return select(first_lanes<double>(count), v, Vec<double>(0.0));
+    }
+};
+
+// Calls body(i, lanes) for the vectors of a run of n elements, `head` of which come before the first whole vector. The
+// incomplete vectors share one copy of the body (compile time), hence their loop.
+template <class Body>
+BNFAST_INLINE void for_each_vector(std::int64_t n, std::int64_t head, Body body) {
+    if (head > n) head = n;
+    const std::int64_t tail = head + (n - head) / kLanes * kLanes;
+    for (std::int64_t i = head; i < tail; i += kLanes) body(i, AllLanes{});
+    for (std::int64_t i = head > 0 ? 0 : tail; i < n; i = i < tail ? tail : n) {
+        body(i, FirstLanes{static_cast<int>(i < tail ? head : n - i)});
+    }
+}
+
+// Elements before p reaches the alignment that stream() wants.
+template <class S>
+BNFAST_INLINE std::int64_t head_of(const S* p) {
+    constexpr std::uintptr_t kAlign = kLanes * sizeof(S) < 64 ? kLanes * sizeof(S) : 64;
+    const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(p) % kAlign;
+    return past == 0 ? 0 : static_cast<std::int64_t>((kAlign - past) / sizeof(S));
+}
+
+}  // namespace BNFAST_TARGET
+}  // namespace bnfast

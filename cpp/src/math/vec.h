@@ -1,0 +1,340 @@
+// Vec<T>: 16 logical lanes of float or double, made of the target's native registers.
+//
+// The number of logical lanes is the same on every target, so a reduction adds the same numbers in the same order
+// whatever the register width, and only lane-wise IEEE operations (no fused multiply-add, except where the product is
+// exact) are offered: equal bits on every target follow. Compiled once per target, in a namespace named after it.
+#pragma once
+
+#include <cstdint>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#define BNFAST_INLINE inline __attribute__((always_inline))
+// Long arithmetic on narrow vectors is called, not inlined: copies in every loop would make compilation several times
+// longer, and the call is small beside it.
+#if BNFAST_VECTOR_BYTES < 64
+#define BNFAST_CALL __attribute__((noinline))
+#else
+#define BNFAST_CALL BNFAST_INLINE
+#endif
+#define BNFAST_UNROLL _Pragma("GCC unroll 16")
+
+namespace bnfast {
+namespace BNFAST_TARGET {
+
+constexpr int kLanes = 16;
+constexpr int kVectorBytes = BNFAST_VECTOR_BYTES;  // of one native register
+
+template <class T>
+struct Native;
+
+template <>
+struct Native<float> {
+    typedef float Part __attribute__((vector_size(kVectorBytes)));
+    typedef std::int32_t Bits __attribute__((vector_size(kVectorBytes)));
+    using Int = std::int32_t;
+    static constexpr int kMantissa = 23;
+    static constexpr Int kBias = 127;
+    static constexpr Int kLowBits = (1 << 12) - 1;
+};
+
+template <>
+struct Native<double> {
+    typedef double Part __attribute__((vector_size(kVectorBytes)));
+    typedef std::int64_t Bits __attribute__((vector_size(kVectorBytes)));
+    using Int = std::int64_t;
+    static constexpr int kMantissa = 52;
+    static constexpr Int kBias = 1023;
+    static constexpr Int kLowBits = (std::int64_t{1} << 27) - 1;
+};
+
+// One truth value a lane: all bits set or none.
+template <class T>
+struct Mask {
+    using Bits = typename Native<T>::Bits;
+    static constexpr int kParts = kLanes * static_cast<int>(sizeof(T)) / kVectorBytes;
+    Bits part[kParts];
+};
+
+template <class T>
+struct Vec {
+    using Scalar = T;
+    using Part = typename Native<T>::Part;
+    using Bits = typename Native<T>::Bits;
+    static constexpr int kParts = kLanes * static_cast<int>(sizeof(T)) / kVectorBytes;
+    static constexpr int kPartLanes = kLanes / kParts;
+    Part part[kParts];
+
+    Vec() = default;
+    BNFAST_INLINE explicit Vec(T value) {
+        BNFAST_UNROLL for (int k = 0; k < kParts; ++k) part[k] = value - Part{};
+    }
+};
+
+template <class T, class F>
+BNFAST_INLINE Vec<T> map_parts(F f) {
+    Vec<T> result;
+    BNFAST_UNROLL for (int k = 0; k < Vec<T>::kParts; ++k) result.part[k] = f(k);
+    return result;
+}
+
+template <class T, class F>
+BNFAST_INLINE Mask<T> map_masks(F f) {
+    Mask<T> result;
+    BNFAST_UNROLL for (int k = 0; k < Mask<T>::kParts; ++k) result.part[k] = f(k);
+    return result;
+}
+
+#define BNFAST_EACH [&](int k) __attribute__((always_inline))
+
+template <class T>
+BNFAST_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) {
+    return map_parts<T>(BNFAST_EACH { return a.part[k] + b.part[k]; });
+}
+template <class T>
+BNFAST_INLINE Vec<T> operator-(Vec<T> a, Vec<T> b) {
+    return map_parts<T>(BNFAST_EACH { return a.part[k] - b.part[k]; });
+}
+template <class T>
+BNFAST_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) {
+    return map_parts<T>(BNFAST_EACH { return a.part[k] * b.part[k]; });
+}
+template <class T>
+BNFAST_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) {
+    return map_parts<T>(BNFAST_EACH { return a.part[k] / b.part[k]; });
+}
+template <class T>
+BNFAST_INLINE Vec<T> operator-(Vec<T> a) {
+    return map_parts<T>(BNFAST_EACH { return -a.part[k]; });
+}
+
+template <class T>
+BNFAST_INLINE Mask<T> operator<(Vec<T> a, Vec<T> b) {
+    return map_masks<T>(BNFAST_EACH { return a.part[k] < b.part[k]; });
+}
+template <class T>
+BNFAST_INLINE Mask<T> operator<=(Vec<T> a, Vec<T> b) {
+    return map_masks<T>(BNFAST_EACH { return a.part[k] <= b.part[k]; });
+}
+template <class T>
+BNFAST_INLINE Mask<T> operator>(Vec<T> a, Vec<T> b) {
+    return b < a;
+}
+template <class T>
+BNFAST_INLINE Mask<T> operator>=(Vec<T> a, Vec<T> b) {
+    return b <= a;
+}
+template <class T>
+BNFAST_INLINE Mask<T> operator==(Vec<T> a, Vec<T> b) {
+    return map_masks<T>(BNFAST_EACH { return a.part[k] == b.part[k]; });
+}
+template <class T>
+BNFAST_INLINE Mask<T> operator!=(Vec<T> a, Vec<T> b) {
+    return map_masks<T>(BNFAST_EACH { return a.part[k] != b.part[k]; });
+}
+template <class T>
+BNFAST_INLINE Mask<T> operator&(Mask<T> a, Mask<T> b) {
+    return map_masks<T>(BNFAST_EACH { return a.part[k] & b.part[k]; });
+}
+template <class T>
+BNFAST_INLINE Mask<T> operator|(Mask<T> a, Mask<T> b) {
+    return map_masks<T>(BNFAST_EACH { return a.part[k] | b.part[k]; });
+}
+template <class T>
+BNFAST_INLINE Mask<T> operator~(Mask<T> a) {
+    return map_masks<T>(BNFAST_EACH { return ~a.part[k]; });
+}
+
+template <class T>
+BNFAST_INLINE Vec<T> select(Mask<T> mask, Vec<T> a, Vec<T> b) {
+    return map_parts<T>(BNFAST_EACH { return mask.part[k] ? a.part[k] : b.part[k]; });
+}
+// (a < b) ? a : b and (a > b) ? a : b, which is what x86's minimum and maximum do with NaN and zeros; gcc does not find
+// these instructions by itself.
+template <class T>
+BNFAST_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
+    return select(a < b, a, b);
+}
+template <class T>
+BNFAST_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
+    return select(a > b, a, b);
+}
+#if defined(__AVX512F__)
+BNFAST_INLINE Vec<float> min(Vec<float> a, Vec<float> b) {
+    return map_parts<float>(BNFAST_EACH { return _mm512_maskz_min_ps(0xffff, a.part[k], b.part[k]); });
+}
+BNFAST_INLINE Vec<float> max(Vec<float> a, Vec<float> b) {
+    return map_parts<float>(BNFAST_EACH { return _mm512_maskz_max_ps(0xffff, a.part[k], b.part[k]); });
+}
+#elif defined(__AVX__)
+BNFAST_INLINE Vec<float> min(Vec<float> a, Vec<float> b) {
+    return map_parts<float>(BNFAST_EACH { return _mm256_min_ps(a.part[k], b.part[k]); });
+}
+BNFAST_INLINE Vec<float> max(Vec<float> a, Vec<float> b) {
+    return map_parts<float>(BNFAST_EACH { return _mm256_max_ps(a.part[k], b.part[k]); });
+}
+#elif defined(__SSE2__)
+BNFAST_INLINE Vec<float> min(Vec<float> a, Vec<float> b) {
+    return map_parts<float>(BNFAST_EACH { return _mm_min_ps(a.part[k], b.part[k]); });
+}
+BNFAST_INLINE Vec<float> max(Vec<float> a, Vec<float> b) {
+    return map_parts<float>(BNFAST_EACH { return _mm_max_ps(a.part[k], b.part[k]); });
+}
+#endif
+
+// --- bits -------------------------------------------------------------------------------------------------------
+
+// Bit operations lane by lane, on the integer view of the lanes.
+template <class T, class F>
+BNFAST_INLINE Vec<T> map_bits(F f) {
+    using Part = typename Vec<T>::Part;
+    return map_parts<T>(BNFAST_EACH { return reinterpret_cast<Part>(f(k)); });
+}
+template <class T>
+BNFAST_INLINE typename Vec<T>::Bits bits(Vec<T> a, int k) {
+    return reinterpret_cast<typename Vec<T>::Bits>(a.part[k]);
+}
+template <class T>
+struct Sign {
+    static constexpr typename Native<T>::Int kBit =
+        static_cast<typename Native<T>::Int>(1ULL << (sizeof(T) * 8 - 1));
+};
+template <class T>
+BNFAST_INLINE Vec<T> abs(Vec<T> a) {
+    return map_bits<T>(BNFAST_EACH { return bits(a, k) & ~Sign<T>::kBit; });
+}
+template <class T>
+BNFAST_INLINE Vec<T> copysign(Vec<T> magnitude, Vec<T> sign) {
+    return map_bits<T>(BNFAST_EACH {
+        return (bits(magnitude, k) & ~Sign<T>::kBit) | (bits(sign, k) & Sign<T>::kBit);
+    });
+}
+// Clears the low half of the mantissa, so that products of such values are exact.
+template <class T>
+BNFAST_INLINE Vec<T> truncate_low(Vec<T> a) {
+    return map_bits<T>(BNFAST_EACH { return bits(a, k) & ~Native<T>::kLowBits; });
+}
+// The nearest integer, ties to even, for |a| < 2**22 (float) or 2**51 (double): the sum has no bits left below one.
+template <class T>
+BNFAST_INLINE Vec<T> round_even(Vec<T> a) {
+    constexpr T kMagic = static_cast<T>(typename Native<T>::Int{3} << (Native<T>::kMantissa - 1));
+    return (a + Vec<T>(kMagic)) - Vec<T>(kMagic);
+}
+// 2**a for integral a from -127 (gives 0) to 128 (gives infinity); -1023 and 1024 for double.
+template <class T>
+BNFAST_INLINE Vec<T> pow2n(Vec<T> a) {
+    // a + magic has the integer in its low mantissa bits; shifted up they are the exponent field.
+    constexpr T kMagic = static_cast<T>((typename Native<T>::Int{3} << (Native<T>::kMantissa - 1)) + Native<T>::kBias);
+    const Vec<T> biased = a + Vec<T>(kMagic);
+    return map_bits<T>(BNFAST_EACH { return bits(biased, k) << Native<T>::kMantissa; });
+}
+template <class T>
+BNFAST_INLINE Vec<T> sqrt(Vec<T> a) {
+    Vec<T> result;
+    BNFAST_UNROLL for (int k = 0; k < Vec<T>::kParts; ++k) {
+        for (int lane = 0; lane < Vec<T>::kPartLanes; ++lane) {
+            result.part[k][lane] = static_cast<T>(sizeof(T) == 4 ? __builtin_sqrtf(static_cast<float>(a.part[k][lane]))
+                                                                 : __builtin_sqrt(a.part[k][lane]));
+        }
+    }
+    return result;
+}
+
+// The lanes 0 .. count - 1.
+template <class T>
+BNFAST_INLINE Mask<T> first_lanes(int count) {
+    using Int = typename Native<T>::Int;
+    return map_masks<T>(BNFAST_EACH {
+        typename Native<T>::Bits index;
+        BNFAST_UNROLL for (int lane = 0; lane < Vec<T>::kPartLanes; ++lane) {
+            index[lane] = static_cast<Int>(lane + k * Vec<T>::kPartLanes);
+        }
+        return index < static_cast<Int>(count);
+    });
+}
+// Lane i is bit i of `word`.
+template <class T>
+BNFAST_INLINE Mask<T> lanes_of(std::uint32_t word) {
+    using Int = typename Native<T>::Int;
+    return map_masks<T>(BNFAST_EACH {
+        typename Native<T>::Bits bit;
+        BNFAST_UNROLL for (int lane = 0; lane < Vec<T>::kPartLanes; ++lane) {
+            bit[lane] = static_cast<Int>(1) << (lane + k * Vec<T>::kPartLanes);
+        }
+        return (bit & static_cast<Int>(word)) != 0;
+    });
+}
+
+// --- widening to double, and the one exact fused operation -------------------------------------------------------
+
+// (Intrinsics: gcc 12 splits a generic conversion into pieces of half a register.)
+
+typedef float HalfPart __attribute__((vector_size(kVectorBytes / 2)));
+
+BNFAST_INLINE Vec<double>::Part widen_half(HalfPart half) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_cvtps_pd(0xff, half);
+#elif defined(__AVX__)
+    return _mm256_cvtps_pd(half);
+#else
+    return __builtin_convertvector(half, Vec<double>::Part);
+#endif
+}
+BNFAST_INLINE HalfPart low_half(Vec<float>::Part a) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_extractf32x8_ps(0xff, a, 0);
+#elif defined(__AVX__)
+    return _mm256_castps256_ps128(a);
+#else
+    return HalfPart{a[0], a[1]};
+#endif
+}
+BNFAST_INLINE HalfPart high_half(Vec<float>::Part a) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_extractf32x8_ps(0xff, a, 1);
+#elif defined(__AVX__)
+    return _mm256_extractf128_ps(a, 1);
+#else
+    return HalfPart{a[2], a[3]};
+#endif
+}
+
+BNFAST_INLINE Vec<double> widen(Vec<double> a) { return a; }
+BNFAST_INLINE Vec<double> widen(Vec<float> a) {
+    Vec<double> result;
+    BNFAST_UNROLL for (int k = 0; k < Vec<float>::kParts; ++k) {
+        result.part[2 * k] = widen_half(low_half(a.part[k]));
+        result.part[2 * k + 1] = widen_half(high_half(a.part[k]));
+    }
+    return result;
+}
+
+// sum + a * b where a * b is exact in double (both came from 32-bit or narrower values): fused and unfused agree bit
+// for bit, so targets may differ in which one they use.
+BNFAST_INLINE Vec<double> add_exact_product(Vec<double> sum, Vec<double> a, Vec<double> b) {
+    return map_parts<double>(BNFAST_EACH {
+#if defined(__AVX512F__)
+        return _mm512_fmadd_pd(a.part[k], b.part[k], sum.part[k]);
+#elif defined(__FMA__)
+        return _mm256_fmadd_pd(a.part[k], b.part[k], sum.part[k]);
+#else
+        return sum.part[k] + a.part[k] * b.part[k];
+#endif
+    });
+}
+
+// The sum of the lanes along a fixed tree.
+BNFAST_INLINE double sum_lanes(Vec<double> a) {
+    double lane[kLanes];
+    __builtin_memcpy(lane, &a, sizeof lane);
+    BNFAST_UNROLL for (int half = kLanes / 2; half > 0; half /= 2) {
+        BNFAST_UNROLL for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+    }
+    return lane[0];
+}
+
+}  // namespace BNFAST_TARGET
+}  // namespace bnfast
