@@ -1,0 +1,44 @@
+// NumPy arrays as TensorViews, and new arrays like others.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bnfast/batch_norm.h"
+#include "bnfast/error.h"
+#include "bnfast/tensor.h"
+
+namespace bnfast::bindings {
+
+namespace py = pybind11;
+
+// TypeError unless `object` is an array of float32, float64, float16 or bfloat16 in native byte order.
+TensorView view_of(const char* operation, const char* name, const py::handle& object);
+// As view_of; None is a view without data.
+TensorView optional_view_of(const char* operation, const char* name, const py::handle& object);
+// An array that the call writes: ValueError unless it is writeable.
+TensorView output_view_of(const char* operation, const char* name, const py::handle& object);
+WhereView where_view_of(const char* operation, const py::handle& object);
+
+// A new array of x's shape, dtype and order of elements in memory, dense.
+py::array empty_like(const py::array& x, const TensorView& view);
+
+// Per-channel values as a new array: float64 as they are, float32 rounded.
+py::array channel_array(const double* values, std::int64_t channels, bool is_double);
+py::array_t<double> float64_array(const std::vector<double>& values);
+py::array_t<std::int64_t> count_array(const std::vector<double>& counts);
+
+// Releases the GIL for a call over this many elements, where waiting for it afterwards costs less than the call.
+class MaybeReleaseGil {
+  public:
+    explicit MaybeReleaseGil(const TensorView& x);
+
+  private:
+    std::optional<py::gil_scoped_release> release_;
+};
+
+}  // namespace bnfast::bindings

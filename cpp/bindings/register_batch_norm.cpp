@@ -1,0 +1,238 @@
+// Batch normalization: one positional entry an operation, and the context that backward takes.
+#include <cmath>
+#include <memory>
+
+#include "arrays.h"
+#include "register.h"
+
+namespace bnfast::bindings {
+namespace {
+
+// What a forward call leaves for backward. The arrays are the caller's own.
+struct BatchNormContext {
+    py::array x;
+    py::object residual = py::none();
+    py::object where = py::none();
+    BatchNormSaved saved;
+};
+
+struct Call {
+    BatchNormInputs inputs;
+    BatchNormOptions options;
+};
+
+BatchNormOptions options_of(int axis, double eps, int eps_placement, int activation, double activation_slope) {
+    BatchNormOptions options;
+    options.axis = axis;
+    options.eps = eps;
+    options.eps_placement = static_cast<EpsPlacement>(eps_placement);
+    options.activation = static_cast<Activation>(activation);
+    options.activation_slope = activation_slope;
+    return options;
+}
+
+BatchNormInputs inputs_of(const char* operation, const py::handle& x, const py::handle& gamma, const py::handle& beta,
+                          const py::handle& residual, const py::handle& where) {
+    BatchNormInputs inputs;
+    inputs.x = view_of(operation, "x", x);
+    inputs.gamma = optional_view_of(operation, "gamma", gamma);
+    inputs.beta = optional_view_of(operation, "beta", beta);
+    inputs.residual = optional_view_of(operation, "residual", residual);
+    inputs.where = where_view_of(operation, where);
+    return inputs;
+}
+
+// The array to write and its view: `out`, or a new array like x.
+py::array output_like(const char* operation, const py::object& out, const py::array& x, const TensorView& x_view,
+                      TensorView& view) {
+    if (!out.is_none()) {
+        view = output_view_of(operation, "out", out);
+        return py::reinterpret_borrow<py::array>(out);
+    }
+    py::array fresh = empty_like(x, x_view);
+    view = view_of(operation, "out", fresh);
+    return fresh;
+}
+
+BatchNormInputs inputs_of(const char* operation, const BatchNormContext& context) {
+    return inputs_of(operation, context.x, py::none(), py::none(), context.residual, context.where);
+}
+
+// bnfast._moments.Moments or GradientSums as float64 vectors; TypeError for other objects.
+py::object statistics_class(const char* name) { return py::module_::import("bnfast._moments").attr(name); }
+
+std::vector<double> vector_of(const py::handle& object, const char* name) {
+    const auto array = py::array_t<double, py::array::c_style | py::array::forcecast>::ensure(object.attr(name));
+    return std::vector<double>(array.data(), array.data() + array.size());
+}
+
+void check_class(const char* operation, const char* name, const py::handle& object, const char* expected) {
+    if (py::isinstance(object, statistics_class(expected))) return;
+    throw TypeError(std::string(operation) + ": " + name + " has type " +
+                    std::string(py::str(py::type::handle_of(object).attr("__name__"))) + ", expected " + expected);
+}
+
+Moments moments_of(const char* operation, const py::handle& object) {
+    check_class(operation, "stats", object, "Moments");
+    return {vector_of(object, "count"), vector_of(object, "mean"), vector_of(object, "mean_low"),
+            vector_of(object, "m2")};
+}
+
+py::object moments_object(const Moments& m) {
+    static py::handle make = py::object(statistics_class("Moments").attr("_from_core")).release();
+    return make(count_array(m.count), float64_array(m.mean), float64_array(m.m2), float64_array(m.mean_low));
+}
+
+bool is_double(const BatchNormContext& context) {
+    return context.x.dtype().num() == py::detail::npy_api::NPY_DOUBLE_;
+}
+
+std::vector<double> saved_row(const BatchNormContext& context, const double* row) {
+    return std::vector<double>(row, row + context.saved.channels);
+}
+
+py::object context_moments(BatchNormContext& c) {
+    return moments_object({saved_row(c, c.saved.count()), saved_row(c, c.saved.mean()),
+                           saved_row(c, c.saved.mean_low()), saved_row(c, c.saved.m2())});
+}
+
+py::array context_var(BatchNormContext& c) {
+    std::vector<double> var = saved_row(c, c.saved.m2());
+    for (std::size_t i = 0; i < var.size(); ++i) var[i] /= c.saved.count()[i];
+    return channel_array(var.data(), c.saved.channels, is_double(c));
+}
+
+// --- operations -------------------------------------------------------------------------------------------------
+
+py::object moments_entry(const py::object& x, int axis, const py::object& where) {
+    const TensorView view = view_of("moments", "x", x);
+    const WhereView where_view = where_view_of("moments", where);
+    Moments result;
+    {
+        const MaybeReleaseGil release(view);
+        result = moments(view, where_view, axis);
+    }
+    return moments_object(result);
+}
+
+py::tuple batch_norm_entry(const py::object& x, const py::object& gamma, const py::object& beta, int axis, double eps,
+                           const py::object& residual, int activation, double slope, const py::object& where,
+                           const py::object& stats, int eps_placement, const py::object& out) {
+    const char* const operation = "batch_norm";
+    const BatchNormInputs inputs = inputs_of(operation, x, gamma, beta, residual, where);
+    const BatchNormOptions options = options_of(axis, eps, eps_placement, activation, slope);
+    std::optional<Moments> given;
+    if (!stats.is_none()) given = moments_of(operation, stats);
+    auto context = std::make_unique<BatchNormContext>();
+    context->x = py::reinterpret_borrow<py::array>(x);
+    context->residual = residual;
+    context->where = where;
+    TensorView y_view;
+    py::array y = output_like(operation, out, context->x, inputs.x, y_view);
+    {
+        const MaybeReleaseGil release(inputs.x);
+        batch_norm(inputs, options, given ? &*given : nullptr, y_view, context->saved);
+    }
+    return py::make_tuple(std::move(y), std::move(context));
+}
+
+py::array inference_entry(const py::object& x, const py::object& mean, const py::object& var, const py::object& gamma,
+                          const py::object& beta, int axis, double eps, const py::object& residual, int activation,
+                          double slope, int eps_placement, const py::object& out) {
+    const char* const operation = "batch_norm_inference";
+    const BatchNormInputs inputs = inputs_of(operation, x, gamma, beta, residual, py::none());
+    const TensorView mean_view = view_of(operation, "mean", mean), var_view = view_of(operation, "var", var);
+    TensorView y_view;
+    py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), inputs.x, y_view);
+    const MaybeReleaseGil release(inputs.x);
+    batch_norm_inference(inputs, mean_view, var_view, options_of(axis, eps, eps_placement, activation, slope), y_view);
+    return y;
+}
+
+py::tuple frozen_entry(const py::object& x, const py::object& mean, const py::object& var, const py::object& gamma,
+                       const py::object& beta, int axis, double eps, const py::object& residual, int activation,
+                       double slope, int eps_placement, const py::object& out) {
+    const char* const operation = "batch_norm_frozen";
+    const BatchNormInputs inputs = inputs_of(operation, x, gamma, beta, residual, py::none());
+    const TensorView mean_view = view_of(operation, "mean", mean), var_view = view_of(operation, "var", var);
+    auto context = std::make_unique<BatchNormContext>();
+    context->x = py::reinterpret_borrow<py::array>(x);
+    context->residual = residual;
+    TensorView y_view;
+    py::array y = output_like(operation, out, context->x, inputs.x, y_view);
+    {
+        const MaybeReleaseGil release(inputs.x);
+        batch_norm_frozen(inputs, mean_view, var_view, options_of(axis, eps, eps_placement, activation, slope), y_view,
+                          context->saved);
+    }
+    return py::make_tuple(std::move(y), std::move(context));
+}
+
+py::object backward_sums_entry(const py::object& dy, BatchNormContext& context) {
+    const char* const operation = "batch_norm_backward_sums";
+    const BatchNormInputs inputs = inputs_of(operation, context);
+    const TensorView dy_view = view_of(operation, "dy", dy);
+    GradientSums sums;
+    {
+        const MaybeReleaseGil release(inputs.x);
+        sums = batch_norm_backward_sums(inputs, dy_view, context.saved);
+    }
+    return statistics_class("GradientSums")
+        .attr("_from_core")(count_array(sums.count), float64_array(sums.sum_dy), float64_array(sums.sum_dy_xmu));
+}
+
+py::tuple backward_entry(const py::object& dy, BatchNormContext& context, const py::object& sums,
+                         const py::object& out) {
+    const char* const operation = "batch_norm_backward";
+    const BatchNormInputs inputs = inputs_of(operation, context);
+    const TensorView dy_view = view_of(operation, "dy", dy);
+    std::optional<GradientSums> total;
+    if (!sums.is_none()) {
+        check_class(operation, "sums", sums, "GradientSums");
+        total = GradientSums{vector_of(sums, "count"), vector_of(sums, "sum_dy"), vector_of(sums, "sum_dy_xmu")};
+    }
+    TensorView dx_view, dresidual_view;
+    py::array dx = output_like(operation, out, context.x, inputs.x, dx_view);
+    py::object dresidual = py::none();
+    if (!context.residual.is_none()) {
+        py::array fresh = empty_like(context.x, inputs.x);
+        dresidual_view = view_of(operation, "dresidual", fresh);
+        dresidual = std::move(fresh);
+    }
+    const std::size_t channels = static_cast<std::size_t>(context.saved.channels);
+    std::vector<double> dgamma(channels), dbeta(channels);
+    {
+        const MaybeReleaseGil release(inputs.x);
+        batch_norm_backward(inputs, dy_view, context.saved, total ? &*total : nullptr, dx_view, dresidual_view,
+                            dgamma.data(), dbeta.data());
+    }
+    const auto parameter = [&](bool wanted, const std::vector<double>& values) -> py::object {
+        if (!wanted) return py::none();
+        return channel_array(values.data(), context.saved.channels, is_double(context));
+    };
+    return py::make_tuple(std::move(dx), parameter(context.saved.has_gamma, dgamma),
+                          parameter(context.saved.has_beta, dbeta), std::move(dresidual));
+}
+
+}  // namespace
+
+void register_batch_norm(py::module_& m) {
+    py::class_<BatchNormContext>(m, "BatchNormContext", "What batch_norm_backward needs of a forward call.")
+        .def_property_readonly("moments", &context_moments, "The statistics that x was normalised with, as Moments.")
+        .def_property_readonly(
+            "mean", [](BatchNormContext& c) { return channel_array(c.saved.mean(), c.saved.channels, is_double(c)); },
+            "Mean of each channel.")
+        .def_property_readonly("var", &context_var, "Biased variance of each channel.")
+        .def_property_readonly(
+            "invstd",
+            [](BatchNormContext& c) { return channel_array(c.saved.invstd(), c.saved.channels, is_double(c)); },
+            "1 / sqrt(var + eps), or 1 / (sqrt(var) + eps).");
+    m.def("moments", &moments_entry);
+    m.def("batch_norm", &batch_norm_entry);
+    m.def("batch_norm_inference", &inference_entry);
+    m.def("batch_norm_frozen", &frozen_entry);
+    m.def("batch_norm_backward_sums", &backward_sums_entry);
+    m.def("batch_norm_backward", &backward_entry);
+}
+
+}  // namespace bnfast::bindings

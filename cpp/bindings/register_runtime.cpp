@@ -1,0 +1,56 @@
+// Threads, SIMD targets, and the translation of errors.
+#include "arrays.h"
+#include "bnfast/runtime.h"
+#include "register.h"
+
+namespace bnfast::bindings {
+namespace {
+
+void stream_sum_arrays(py::array_t<float, py::array::c_style> dst,
+                       const std::vector<py::array_t<float, py::array::c_style>>& sources, int threads) {
+    constexpr std::size_t kMostSources = 8;
+    std::vector<const float*> pointers;
+    for (const auto& source : sources) {
+        if (source.size() != dst.size()) throw ValueError("stream: sources differ from dst in size");
+        pointers.push_back(source.data());
+    }
+    if (pointers.empty() || pointers.size() > kMostSources) throw ValueError("stream: expected 1 to 8 sources");
+    float* const out = dst.mutable_data();
+    const std::int64_t n = dst.size();
+    const py::gil_scoped_release release;
+    stream_sum(out, pointers.data(), static_cast<int>(pointers.size()), n, threads);
+}
+
+}  // namespace
+
+void register_runtime(py::module_& m) {
+    py::register_exception_translator([](std::exception_ptr p) {
+        try {
+            if (p) std::rethrow_exception(p);
+        } catch (const ValueError& error) {
+            PyErr_SetString(PyExc_ValueError, error.what());
+        } catch (const TypeError& error) {
+            PyErr_SetString(PyExc_TypeError, error.what());
+        }
+    });
+    m.def("num_threads", &num_threads);
+    m.def("set_num_threads", &set_num_threads);
+    m.def("usable_cpus", &usable_cpus);
+    m.def("threading_name", &threading_name);
+    m.def("targets", [] {
+        py::list names;
+        for (const std::string& name : targets()) names.append(name);
+        return names;
+    });
+    m.def("active_target", &active_target);
+    m.def("select_target", &select_target);
+    m.def("private_cache_bytes", &private_cache_bytes);
+    m.def("stream", [](const py::array& dst, const py::sequence& sources, int threads) {
+        std::vector<py::array_t<float, py::array::c_style>> arrays;
+        for (const py::handle& source : sources) arrays.push_back(py::cast<py::array_t<float, py::array::c_style>>(source));
+        if (dst.dtype().num() != py::detail::npy_api::NPY_FLOAT_) throw TypeError("stream: dst is not float32");
+        stream_sum_arrays(py::reinterpret_borrow<py::array_t<float, py::array::c_style>>(dst), arrays, threads);
+    });
+}
+
+}  // namespace bnfast::bindings

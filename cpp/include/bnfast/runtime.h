@@ -1,0 +1,28 @@
+// Threads and SIMD targets.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace bnfast {
+
+int num_threads();
+// n >= 1; ValueError otherwise.
+void set_num_threads(std::int64_t n);
+int usable_cpus();
+const char* threading_name();
+
+// The names of the SIMD targets that this machine can run, best first.
+std::vector<std::string> targets();
+std::string active_target();
+// ValueError where the name is not one of targets().
+void select_target(const std::string& name);
+
+// The cache that a core has to itself, which decides how work is cut.
+std::int64_t private_cache_bytes();
+
+// dst[i] = sum over the sources, written past the caches: measures the memory bandwidth that bench/ calls the floor.
+void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads);
+
+}  // namespace bnfast

@@ -1,0 +1,230 @@
+// The front desk of batch normalization: checks, geometry, backend.
+#include "bnfast/batch_norm.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "api/checks.h"
+#include "api/geometry.h"
+#include "cpu/batch_norm.h"
+
+namespace bnfast {
+
+void BatchNormSaved::resize(std::int64_t num_channels) {
+    constexpr std::int64_t kRows = 7;
+    channels = num_channels;
+    values.resize(static_cast<std::size_t>(kRows * num_channels));
+}
+
+namespace {
+
+using api::check_channel_values;
+using api::check_disjoint;
+using api::check_like;
+using api::copy_channel_values;
+using api::fail;
+using api::OrderedTensor;
+using Use = OrderedTensor::Use;
+
+cpu::ChannelStatistics statistics_of(BatchNormSaved& saved) {
+    return {saved.count(), saved.mean(), saved.mean_low(), saved.m2(), saved.invstd(), saved.gamma(), saved.beta()};
+}
+
+// A call's tensors in x's layout order, and the Problem that refers to them.
+class Call {
+  public:
+    Call(const BatchNormInputs& inputs, const BatchNormOptions& options, int axis)
+        : order_(api::layout_order(inputs.x, axis)),
+          where_(api::order_where(inputs.where, inputs.x, order_)),
+          x_(inputs.x, order_, Use::kRead) {
+        problem.dtype = inputs.x.dtype;
+        problem.geometry = order_.geometry;
+        problem.x = x_.operand();
+        problem.where = where_.bits;
+        problem.activation = options.activation;
+        problem.activation_slope = options.activation_slope;
+        problem.eps = options.eps;
+        problem.eps_placement = options.eps_placement;
+    }
+
+    void read(cpu::Operand cpu::Problem::*operand, const TensorView& view) { add(operand, view, Use::kRead); }
+    void write(cpu::Operand cpu::Problem::*operand, const TensorView& view) { add(operand, view, Use::kWrite); }
+    void finish() {
+        for (OrderedTensor& output : outputs_) output.finish();
+    }
+
+    cpu::Problem problem;
+
+  private:
+    void add(cpu::Operand cpu::Problem::*operand, const TensorView& view, Use use) {
+        if (view.data == nullptr) return;
+        std::vector<OrderedTensor>& tensors = use == Use::kRead ? inputs_ : outputs_;
+        tensors.emplace_back(view, order_, use);
+        problem.*operand = tensors.back().operand();
+    }
+
+    api::LayoutOrder order_;
+    api::OrderedWhere where_;
+    OrderedTensor x_;
+    std::vector<OrderedTensor> inputs_, outputs_;
+};
+
+// Everything that forward functions have in common; returns the axis from the front.
+int check_forward(const char* operation, const BatchNormInputs& inputs, const BatchNormOptions& options,
+                  const TensorView& y, bool may_overwrite_x) {
+    const int axis = api::check_axis(operation, inputs.x, options.axis);
+    api::check_options(operation, options);
+    check_channel_values(operation, "gamma", inputs.gamma, inputs.x, axis);
+    check_channel_values(operation, "beta", inputs.beta, inputs.x, axis);
+    check_like(operation, "residual", inputs.residual, "x", inputs.x);
+    api::check_where(operation, inputs.where, inputs.x, axis);
+    check_like(operation, "out", y, "x", inputs.x);
+    if (!(may_overwrite_x && api::same_memory(y, inputs.x))) check_disjoint(operation, y, "x", inputs.x);
+    check_disjoint(operation, y, "residual", inputs.residual);
+    check_disjoint(operation, y, "gamma", inputs.gamma);
+    check_disjoint(operation, y, "beta", inputs.beta);
+    return axis;
+}
+
+void save_parameters(const BatchNormInputs& inputs, const BatchNormOptions& options, int axis, BatchNormSaved& saved) {
+    const std::int64_t channels = inputs.x.shape[axis];
+    saved.options = options;
+    saved.options.axis = axis;
+    saved.has_gamma = inputs.gamma.data != nullptr;
+    saved.has_beta = inputs.beta.data != nullptr;
+    saved.resize(channels);
+    copy_channel_values(inputs.gamma, 1.0, channels, saved.gamma());
+    copy_channel_values(inputs.beta, 0.0, channels, saved.beta());
+}
+
+// x normalised by given mean and var.
+void normalise_with(const char* operation, const BatchNormInputs& inputs, const TensorView& mean, const TensorView& var,
+                    const BatchNormOptions& options, const TensorView& y, BatchNormSaved& saved, bool keeps_x) {
+    const int axis = check_forward(operation, inputs, options, y, !keeps_x);
+    check_channel_values(operation, "mean", mean, inputs.x, axis);
+    check_channel_values(operation, "var", var, inputs.x, axis);
+    check_disjoint(operation, y, "mean", mean);
+    check_disjoint(operation, y, "var", var);
+    save_parameters(inputs, options, axis, saved);
+    const std::int64_t channels = saved.channels;
+    copy_channel_values(mean, 0.0, channels, saved.mean());
+    copy_channel_values(var, 1.0, channels, saved.m2());  // m2 of one element is its var
+    std::fill_n(saved.count(), channels, 1.0);
+    std::fill_n(saved.mean_low(), channels, 0.0);
+    for (std::int64_t c = 0; c < channels; ++c) {
+        if (saved.m2()[c] < 0) {
+            fail(operation, "var is " + api::number_text(saved.m2()[c]) + " in channel " + std::to_string(c) +
+                                ", expected numbers >= 0");
+        }
+    }
+    saved.frozen = true;
+    Call call(inputs, options, axis);
+    call.read(&cpu::Problem::residual, inputs.residual);
+    call.write(&cpu::Problem::y, y);
+    cpu::normalise(call.problem, statistics_of(saved));
+    call.finish();
+}
+
+void check_backward(const char* operation, const BatchNormInputs& inputs, const TensorView& dy) {
+    check_like(operation, "dy", dy, "x", inputs.x);
+}
+
+}  // namespace
+
+Moments moments(const TensorView& x, const WhereView& where, int axis) {
+    axis = api::check_axis("moments", x, axis);
+    api::check_where("moments", where, x, axis);
+    BatchNormInputs inputs;
+    inputs.x = x;
+    inputs.where = where;
+    Call call(inputs, BatchNormOptions{}, axis);
+    const std::size_t channels = static_cast<std::size_t>(x.shape[axis]);
+    Moments result{std::vector<double>(channels), std::vector<double>(channels), std::vector<double>(channels),
+                   std::vector<double>(channels)};
+    cpu::moments(call.problem, {result.count.data(), result.mean.data(), result.mean_low.data(), result.m2.data(),
+                                nullptr, nullptr, nullptr});
+    return result;
+}
+
+void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, const Moments* stats,
+                const TensorView& y, BatchNormSaved& saved) {
+    const int axis = check_forward("batch_norm", inputs, options, y, false);
+    const std::size_t channels = static_cast<std::size_t>(inputs.x.shape[axis]);
+    if (stats != nullptr && stats->count.size() != channels) {
+        fail("batch_norm", "stats has " + std::to_string(stats->count.size()) + " channels, expected " +
+                               std::to_string(channels) + " to match axis " + std::to_string(axis) +
+                               " of x with shape " + api::shape_text(inputs.x));
+    }
+    save_parameters(inputs, options, axis, saved);
+    Call call(inputs, options, axis);
+    call.read(&cpu::Problem::residual, inputs.residual);
+    call.write(&cpu::Problem::y, y);
+    const cpu::ChannelStatistics statistics = statistics_of(saved);
+    if (stats == nullptr) {
+        cpu::forward(call.problem, statistics);
+    } else {
+        std::copy(stats->count.begin(), stats->count.end(), saved.count());
+        std::copy(stats->mean.begin(), stats->mean.end(), saved.mean());
+        std::copy(stats->mean_low.begin(), stats->mean_low.end(), saved.mean_low());
+        std::copy(stats->m2.begin(), stats->m2.end(), saved.m2());
+        const double own = cpu::count_taking_part(call.problem);
+        saved.foreign_stats =
+            std::any_of(stats->count.begin(), stats->count.end(), [&](double count) { return count != own; });
+        cpu::normalise(call.problem, statistics);
+    }
+    call.finish();
+}
+
+void batch_norm_inference(const BatchNormInputs& inputs, const TensorView& mean, const TensorView& var,
+                          const BatchNormOptions& options, const TensorView& y) {
+    BatchNormSaved saved;
+    normalise_with("batch_norm_inference", inputs, mean, var, options, y, saved, false);
+}
+
+void batch_norm_frozen(const BatchNormInputs& inputs, const TensorView& mean, const TensorView& var,
+                       const BatchNormOptions& options, const TensorView& y, BatchNormSaved& saved) {
+    normalise_with("batch_norm_frozen", inputs, mean, var, options, y, saved, true);
+}
+
+GradientSums batch_norm_backward_sums(const BatchNormInputs& inputs, const TensorView& dy, BatchNormSaved& saved) {
+    check_backward("batch_norm_backward_sums", inputs, dy);
+    Call call(inputs, saved.options, saved.options.axis);
+    call.read(&cpu::Problem::residual, inputs.residual);
+    call.read(&cpu::Problem::dy, dy);
+    const std::size_t channels = static_cast<std::size_t>(saved.channels);
+    GradientSums sums{std::vector<double>(channels, cpu::count_taking_part(call.problem)),
+                      std::vector<double>(channels), std::vector<double>(channels)};
+    cpu::gradient_sums(call.problem, statistics_of(saved), sums.sum_dy.data(), sums.sum_dy_xmu.data());
+    return sums;
+}
+
+void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, BatchNormSaved& saved,
+                         const GradientSums* total, const TensorView& dx, const TensorView& dresidual, double* dgamma,
+                         double* dbeta) {
+    const char* const operation = "batch_norm_backward";
+    check_backward(operation, inputs, dy);
+    check_like(operation, "out", dx, "dy", inputs.x);
+    if (!api::same_memory(dx, dy)) check_disjoint(operation, dx, "dy", dy);
+    check_disjoint(operation, dx, "x", inputs.x);
+    check_disjoint(operation, dx, "residual", inputs.residual);
+    if (total == nullptr && saved.foreign_stats) {
+        fail(operation, "sums is None, expected the GradientSums of the whole batch, since stats counted other elements "
+                        "than x has");
+    }
+    if (total != nullptr && total->count.size() != static_cast<std::size_t>(saved.channels)) {
+        fail(operation, "sums has " + std::to_string(total->count.size()) + " channels, expected " +
+                            std::to_string(saved.channels));
+    }
+    Call call(inputs, saved.options, saved.options.axis);
+    call.read(&cpu::Problem::residual, inputs.residual);
+    call.read(&cpu::Problem::dy, dy);
+    call.write(&cpu::Problem::dx, dx);
+    call.write(&cpu::Problem::dresidual, dresidual);
+    cpu::TotalSums sums{};
+    if (total != nullptr) sums = {total->count.data(), total->sum_dy.data(), total->sum_dy_xmu.data()};
+    cpu::backward(call.problem, statistics_of(saved), saved.frozen, total != nullptr ? &sums : nullptr, dbeta, dgamma);
+    for (std::int64_t c = 0; c < saved.channels; ++c) dgamma[c] *= saved.invstd()[c];
+    call.finish();
+}
+
+}  // namespace bnfast

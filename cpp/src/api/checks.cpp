@@ -1,0 +1,112 @@
+// Preconditions: each check throws ValueError or TypeError with one message form, operation, argument, got, expected.
+#include "api/checks.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+
+#include "api/geometry.h"
+
+namespace bnfast::api {
+
+std::string shape_text(const std::int64_t* shape, int ndim) {
+    std::string text = "(";
+    for (int d = 0; d < ndim; ++d) text += (d > 0 ? ", " : "") + std::to_string(shape[d]);
+    return text + (ndim == 1 ? ",)" : ")");
+}
+
+const char* dtype_name(DType dtype) {
+    switch (dtype) {
+        case DType::kFloat32: return "float32";
+        case DType::kFloat64: return "float64";
+        case DType::kFloat16: return "float16";
+        case DType::kBFloat16: return "bfloat16";
+    }
+    return "unknown";
+}
+
+std::string number_text(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.12g", value);
+    return text;
+}
+
+void fail(const std::string& operation, const std::string& what) { throw ValueError(operation + ": " + what); }
+
+int check_axis(const std::string& operation, const TensorView& x, int axis) {
+    if (x.ndim < 1) fail(operation, "x has shape (), expected at least one dimension");
+    const int from_front = axis < 0 ? axis + x.ndim : axis;
+    if (from_front < 0 || from_front >= x.ndim) {
+        fail(operation, "axis is " + std::to_string(axis) + ", expected one of " + std::to_string(-x.ndim) + " .. " +
+                            std::to_string(x.ndim - 1) + " for x with shape " + shape_text(x));
+    }
+    return from_front;
+}
+
+void check_options(const std::string& operation, const BatchNormOptions& options) {
+    if (!(std::isfinite(options.eps) && options.eps >= 0)) {
+        fail(operation, "eps is " + number_text(options.eps) + ", expected a finite number >= 0");
+    }
+    if (!std::isfinite(options.activation_slope)) {
+        fail(operation, "activation_slope is " + number_text(options.activation_slope) + ", expected a finite number");
+    }
+}
+
+void check_channel_values(const std::string& operation, const std::string& name, const TensorView& values,
+                          const TensorView& x, int axis) {
+    if (values.data == nullptr) return;
+    if (values.dtype != DType::kFloat32 && values.dtype != DType::kFloat64) {
+        throw TypeError(operation + ": " + name + " has dtype " + dtype_name(values.dtype) +
+                        ", expected float32 or float64");
+    }
+    if (values.ndim != 1 || values.shape[0] != x.shape[axis]) {
+        const std::int64_t expected[] = {x.shape[axis]};
+        fail(operation, name + " has shape " + shape_text(values) + ", expected " + shape_text(expected, 1) +
+                            " to match axis " + std::to_string(axis) + " of x with shape " + shape_text(x));
+    }
+}
+
+void check_like(const std::string& operation, const std::string& name, const TensorView& value, const std::string& like,
+                const TensorView& x) {
+    if (value.data == nullptr) return;
+    if (value.dtype != x.dtype) {
+        throw TypeError(operation + ": " + name + " has dtype " + dtype_name(value.dtype) + ", expected " +
+                        dtype_name(x.dtype) + " as " + like);
+    }
+    bool same = value.ndim == x.ndim;
+    for (int d = 0; same && d < x.ndim; ++d) same = value.shape[d] == x.shape[d];
+    if (!same) fail(operation, name + " has shape " + shape_text(value) + ", expected " + shape_text(x) + " as " + like);
+}
+
+void check_where(const std::string& operation, const WhereView& where, const TensorView& x, int axis) {
+    if (where.data == nullptr || where_fits(where, x, axis)) return;
+    fail(operation, "where has shape " + shape_text(where.shape, where.ndim) +
+                        ", expected one that broadcasts to x with shape " + shape_text(x) + " with axis " +
+                        std::to_string(axis) + " removed or of length 1");
+}
+
+void check_disjoint(const std::string& operation, const TensorView& out, const std::string& name,
+                    const TensorView& input) {
+    if (!disjoint(out, input)) {
+        fail(operation, "out overlaps " + name + " in memory, expected memory of its own");
+    }
+}
+
+void copy_channel_values(const TensorView& values, double absent, std::int64_t channels, double* out) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+        if (values.data == nullptr) {
+            out[c] = absent;
+            continue;
+        }
+        const char* p = static_cast<const char*>(values.data) + c * values.strides[0];
+        if (values.dtype == DType::kFloat64) {
+            std::memcpy(&out[c], p, sizeof(double));
+        } else {
+            float value;
+            std::memcpy(&value, p, sizeof value);
+            out[c] = static_cast<double>(value);
+        }
+    }
+}
+
+}  // namespace bnfast::api

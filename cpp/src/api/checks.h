@@ -1,0 +1,33 @@
+// Preconditions: each check throws ValueError or TypeError with one message form, operation, argument, got, expected.
+#pragma once
+
+#include <string>
+
+#include "bnfast/batch_norm.h"
+#include "bnfast/error.h"
+
+namespace bnfast::api {
+
+std::string shape_text(const std::int64_t* shape, int ndim);
+inline std::string shape_text(const TensorView& view) { return shape_text(view.shape, view.ndim); }
+const char* dtype_name(DType dtype);
+std::string number_text(double value);
+
+[[noreturn]] void fail(const std::string& operation, const std::string& what);
+
+// The axis counted from the front; ValueError where x has no such axis.
+int check_axis(const std::string& operation, const TensorView& x, int axis);
+void check_options(const std::string& operation, const BatchNormOptions& options);
+// One float32 or float64 entry for each channel; absent is allowed.
+void check_channel_values(const std::string& operation, const std::string& name, const TensorView& values,
+                          const TensorView& x, int axis);
+void check_like(const std::string& operation, const std::string& name, const TensorView& value, const std::string& like,
+                const TensorView& x);
+void check_where(const std::string& operation, const WhereView& where, const TensorView& x, int axis);
+void check_disjoint(const std::string& operation, const TensorView& out, const std::string& name,
+                    const TensorView& input);
+
+// The values of an absent or checked per-channel array as float64.
+void copy_channel_values(const TensorView& values, double absent, std::int64_t channels, double* out);
+
+}  // namespace bnfast::api

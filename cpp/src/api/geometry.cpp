@@ -1,0 +1,232 @@
+// Shape, strides and channel axis become (outer, channels, inner).
+#include "api/geometry.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+
+namespace bnfast::api {
+namespace {
+
+std::int64_t product(const TensorView& x, const std::vector<int>& dims) {
+    std::int64_t result = 1;
+    for (const int d : dims) result *= x.shape[d];
+    return result;
+}
+
+// The one stride in bytes with which the dimensions can be walked as a single one; `fits` is false where there is none.
+struct MergedStride {
+    std::int64_t stride = 0;
+    bool fits = true;
+};
+MergedStride merge_dims(const TensorView& v, const std::vector<int>& dims) {
+    MergedStride merged;
+    bool first = true;
+    std::int64_t expected = 0;  // stride of the next slower dimension
+    for (auto d = dims.rbegin(); d != dims.rend(); ++d) {
+        if (v.shape[*d] == 1) continue;
+        if (first) {
+            merged.stride = v.strides[*d];
+            first = false;
+        } else if (v.strides[*d] != expected) {
+            merged.fits = false;
+        }
+        expected = v.strides[*d] * v.shape[*d];
+    }
+    return merged;
+}
+
+// Copies elements between a strided view and dense memory, walking `dims` with the last one fastest.
+template <class Element>
+void copy_dense(const TensorView& view, const std::vector<int>& dims, char* dense, bool to_dense) {
+    std::vector<std::int64_t> index(dims.size(), 0);
+    char* p = static_cast<char*>(view.data);
+    const int last = dims.empty() ? -1 : dims.back();
+    const std::int64_t run = last < 0 ? 1 : view.shape[last];
+    const std::int64_t stride = last < 0 ? 0 : view.strides[last];
+    while (true) {
+        char* q = p;
+        for (std::int64_t i = 0; i < run; ++i, q += stride, dense += sizeof(Element)) {
+            std::memcpy(to_dense ? dense : q, to_dense ? q : dense, sizeof(Element));
+        }
+        int k = static_cast<int>(dims.size()) - 2;
+        for (; k >= 0; --k) {
+            const std::size_t at = static_cast<std::size_t>(k);
+            const int d = dims[at];
+            p += view.strides[d];
+            if (++index[at] < view.shape[d]) break;
+            p -= view.strides[d] * view.shape[d];
+            index[at] = 0;
+        }
+        if (k < 0) return;
+    }
+}
+
+void copy_dense(const TensorView& view, const LayoutOrder& order, char* dense, bool to_dense) {
+    for (int d = 0; d < view.ndim; ++d) {
+        if (view.shape[d] == 0) return;
+    }
+    std::vector<int> dims = order.outer_dims;
+    dims.push_back(order.channel_axis);
+    dims.insert(dims.end(), order.inner_dims.begin(), order.inner_dims.end());
+    switch (item_size(view.dtype)) {
+        case 8: return copy_dense<std::uint64_t>(view, dims, dense, to_dense);
+        case 4: return copy_dense<std::uint32_t>(view, dims, dense, to_dense);
+        default: return copy_dense<std::uint16_t>(view, dims, dense, to_dense);
+    }
+}
+
+}  // namespace
+
+LayoutOrder layout_order(const TensorView& x, int axis) {
+    LayoutOrder order;
+    order.channel_axis = axis;
+    std::vector<int> reduced;
+    for (int d = 0; d < x.ndim; ++d) {
+        if (d != axis && x.shape[d] != 1) reduced.push_back(d);
+    }
+    const auto distance = [&](int d) { return std::abs(x.strides[d]); };
+    std::stable_sort(reduced.begin(), reduced.end(), [&](int a, int b) { return distance(a) > distance(b); });
+    const bool one_channel = x.shape[axis] == 1;
+    for (const int d : reduced) {
+        // A single channel has no place among the others: all of it is one plane.
+        (one_channel || distance(d) < distance(axis) ? order.inner_dims : order.outer_dims).push_back(d);
+    }
+    order.geometry.outer = product(x, order.outer_dims);
+    order.geometry.channels = x.shape[axis];
+    order.geometry.inner = product(x, order.inner_dims);
+    order.geometry.rows = order.inner_dims.empty() && !one_channel;
+    return order;
+}
+
+OrderedTensor::OrderedTensor(const TensorView& view, const LayoutOrder& order, Use use) : view_(view), order_(&order) {
+    if (view.data == nullptr) return;
+    const Geometry& g = order.geometry;
+    const std::int64_t item = item_size(view.dtype);
+    const MergedStride outer = merge_dims(view, order.outer_dims), inner = merge_dims(view, order.inner_dims);
+    const std::int64_t channel = view.strides[order.channel_axis];
+    const bool contiguous =
+        g.rows ? channel == item || g.channels == 1 : g.inner == 1 || (inner.fits && inner.stride == item);
+    const bool aligned = reinterpret_cast<std::uintptr_t>(view.data) % static_cast<std::uintptr_t>(item) == 0;
+    if (outer.fits && contiguous && aligned && outer.stride % item == 0 && channel % item == 0) {
+        operand_ = {view.data, outer.stride / item, channel / item};
+        return;
+    }
+    const std::int64_t elements = g.outer * g.channels * g.inner;
+    packed_.reset(new char[static_cast<std::size_t>(elements * item)]);
+    operand_ = {packed_.get(), g.channels * g.inner, g.inner};
+    if (use == Use::kRead) copy_dense(view, order, packed_.get(), true);
+}
+
+void OrderedTensor::finish() {
+    if (packed_ != nullptr) copy_dense(view_, *order_, packed_.get(), false);
+}
+
+namespace {
+
+// The strides of `where` along x's dimensions, zero where it is broadcast. `skip_axis`: it lacks the channel axis.
+bool broadcast_strides(const WhereView& where, const TensorView& x, int axis, bool skip_axis, std::int64_t* strides) {
+    std::fill_n(strides, x.ndim, std::int64_t{0});
+    int w = where.ndim - 1;
+    for (int d = x.ndim - 1; d >= 0 && w >= 0; --d) {
+        if (skip_axis && d == axis) continue;
+        const std::int64_t wanted = d == axis ? 1 : x.shape[d];
+        if (where.shape[w] != wanted && where.shape[w] != 1) return false;
+        strides[d] = where.shape[w] == 1 ? 0 : where.strides[w];
+        --w;
+    }
+    return w < 0;
+}
+
+bool broadcast_strides(const WhereView& where, const TensorView& x, int axis, std::int64_t* strides) {
+    const bool full_rank = where.ndim == x.ndim;
+    return broadcast_strides(where, x, axis, !full_rank, strides) ||
+           broadcast_strides(where, x, axis, full_rank, strides);
+}
+
+}  // namespace
+
+bool where_fits(const WhereView& where, const TensorView& x, int axis) {
+    std::int64_t strides[kMaxDims];
+    return broadcast_strides(where, x, axis, strides);
+}
+
+OrderedWhere order_where(const WhereView& where, const TensorView& x, const LayoutOrder& order) {
+    OrderedWhere result;
+    if (where.data == nullptr) return result;
+    // The truth values as a view of bytes with x's shape, one channel, in memory order.
+    TensorView view;
+    view.data = const_cast<void*>(where.data);
+    view.ndim = x.ndim;
+    std::copy_n(x.shape, x.ndim, view.shape);
+    view.shape[order.channel_axis] = 1;
+    broadcast_strides(where, x, order.channel_axis, view.strides);
+    const Geometry& g = order.geometry;
+    const std::int64_t count = g.outer * g.inner;
+    std::vector<int> dims = order.outer_dims;
+    dims.insert(dims.end(), order.inner_dims.begin(), order.inner_dims.end());
+    std::vector<std::uint8_t> dense(static_cast<std::size_t>(count) + 1);
+    if (count > 0) copy_dense<std::uint8_t>(view, dims, reinterpret_cast<char*>(dense.data()), true);
+
+    const std::int64_t lines = g.rows ? 1 : g.outer, line = g.rows ? g.outer : g.inner;
+    constexpr std::int64_t kSlack = 8;  // kernels read four bytes from any bit on
+    result.bits.pitch = (line + 7) / 8 + kSlack;
+    result.bytes.assign(static_cast<std::size_t>(lines * result.bits.pitch + kSlack), 0);
+    for (std::int64_t l = 0; l < lines; ++l) {
+        for (std::int64_t i = 0; i < line; ++i) {
+            const bool truth = dense[static_cast<std::size_t>(l * line + i)] != 0;
+            result.bytes[static_cast<std::size_t>(l * result.bits.pitch + i / 8)] |=
+                static_cast<std::uint8_t>(static_cast<unsigned>(truth) << (i % 8));
+        }
+    }
+    result.bits.bits = result.bytes.data();
+    return result;
+}
+
+namespace {
+
+struct Extent {
+    std::uintptr_t begin, end;
+};
+Extent extent(const TensorView& v) {
+    std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(v.data), end = begin;
+    for (int d = 0; d < v.ndim; ++d) {
+        if (v.shape[d] == 0) return {begin, begin};
+        const std::int64_t reach = v.strides[d] * (v.shape[d] - 1);
+        (reach < 0 ? begin : end) += static_cast<std::uintptr_t>(reach);
+    }
+    return {begin, end + static_cast<std::uintptr_t>(item_size(v.dtype))};
+}
+
+std::int64_t common_stride(const TensorView& v, std::int64_t so_far) {
+    for (int d = 0; d < v.ndim; ++d) {
+        if (v.shape[d] > 1) so_far = std::gcd(so_far, std::abs(v.strides[d]));
+    }
+    return so_far;
+}
+
+}  // namespace
+
+bool disjoint(const TensorView& a, const TensorView& b) {
+    if (a.data == nullptr || b.data == nullptr) return true;
+    const Extent ea = extent(a), eb = extent(b);
+    if (ea.begin == ea.end || eb.begin == eb.end || ea.end <= eb.begin || eb.end <= ea.begin) return true;
+    // All elements of both lie on a comb with this pitch: they miss each other where the teeth do (x[::2], x[1::2]).
+    const std::int64_t pitch = common_stride(b, common_stride(a, 0));
+    if (pitch == 0) return false;
+    const std::int64_t offset = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(b.data) -
+                                                          reinterpret_cast<std::uintptr_t>(a.data));
+    const std::int64_t behind = (offset % pitch + pitch) % pitch;
+    return behind >= item_size(a.dtype) && behind + item_size(b.dtype) <= pitch;
+}
+
+bool same_memory(const TensorView& a, const TensorView& b) {
+    if (a.data != b.data || a.ndim != b.ndim || a.dtype != b.dtype) return false;
+    for (int d = 0; d < a.ndim; ++d) {
+        if (a.shape[d] != b.shape[d] || (a.shape[d] > 1 && a.strides[d] != b.strides[d])) return false;
+    }
+    return true;
+}
+
+}  // namespace bnfast::api

@@ -1,0 +1,135 @@
+// Threads: OpenMP where the build found it, std::thread otherwise and in forked children.
+#include "cpu/parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace bnfast::cpu {
+namespace {
+
+// cgroup v2 has "quota period" in cpu.max ("max" is no limit) of this process's group and of each group above it.
+double cgroup_v2_cpus() {
+    std::ifstream groups("/proc/self/cgroup");
+    std::string line, path;
+    while (std::getline(groups, line)) {
+        if (line.rfind("0::", 0) == 0) path = line.substr(3);
+    }
+    double cpus = INFINITY;
+    while (true) {
+        std::ifstream file("/sys/fs/cgroup" + path + "/cpu.max");
+        double quota = 0, period = 0;
+        if (file >> quota >> period && period > 0) cpus = std::min(cpus, quota / period);
+        const std::size_t slash = path.rfind('/');
+        if (slash == std::string::npos) break;
+        path.resize(slash);
+    }
+    return cpus;
+}
+
+double cgroup_v1_cpus() {
+    std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    double quota = 0, period = 0;
+    const bool limited = quota_file >> quota && period_file >> period && quota > 0 && period > 0;
+    return limited ? quota / period : INFINITY;
+}
+
+int initial_threads() {
+    if (const char* text = std::getenv("BNFAST_NUM_THREADS")) {
+        char* end = nullptr;
+        const long n = std::strtol(text, &end, 10);
+        if (end != text && *end == '\0' && n >= 1 && n <= 1 << 16) return static_cast<int>(n);
+    }
+    return usable_cpus();
+}
+
+std::atomic<int>& thread_count() {
+    static std::atomic<int> count{initial_threads()};
+    return count;
+}
+
+// A child of fork has libgomp's bookkeeping but not its threads, and would wait for them for ever.
+std::atomic<bool> forked{false};
+const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+
+thread_local bool inside_region = false;
+
+void take_tasks(std::atomic<std::int64_t>& next, std::int64_t tasks, TaskFunction function, void* context) {
+    for (std::int64_t task = next.fetch_add(1); task < tasks; task = next.fetch_add(1)) function(context, task);
+}
+
+void run_on_std_threads(std::int64_t tasks, int threads, TaskFunction function, void* context) {
+    std::atomic<std::int64_t> next{0};
+    const auto work = [&] {
+        inside_region = true;
+        take_tasks(next, tasks, function, context);
+        inside_region = false;
+    };
+    std::vector<std::thread> team;
+    try {
+        for (int i = 1; i < threads; ++i) team.emplace_back(work);
+    } catch (const std::exception&) {
+        // No more threads to be had: those that started, and this one, do the work.
+    }
+    work();
+    for (std::thread& thread : team) thread.join();
+}
+
+}  // namespace
+
+int usable_cpus() {
+    cpu_set_t set;
+    int cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                           : static_cast<int>(std::thread::hardware_concurrency());
+    const double quota = std::min(cgroup_v2_cpus(), cgroup_v1_cpus());
+    if (quota < cpus) cpus = static_cast<int>(std::ceil(quota));
+    return std::max(cpus, 1);
+}
+
+int num_threads() { return thread_count().load(std::memory_order_relaxed); }
+void set_num_threads(int n) { thread_count().store(n, std::memory_order_relaxed); }
+
+const char* threading_name() {
+#ifdef _OPENMP
+    return "OpenMP";
+#else
+    return "std::thread";
+#endif
+}
+
+void run_tasks(std::int64_t tasks, int threads, TaskFunction function, void* context) {
+    static const int cpus = usable_cpus();  // threads beyond them only take turns
+    threads = static_cast<int>(std::min<std::int64_t>({threads, tasks, cpus}));
+    if (threads <= 1 || inside_region) {
+        for (std::int64_t task = 0; task < tasks; ++task) function(context, task);
+        return;
+    }
+#ifdef _OPENMP
+    if (!forked.load(std::memory_order_relaxed)) {
+        if (omp_in_parallel()) {
+            for (std::int64_t task = 0; task < tasks; ++task) function(context, task);
+            return;
+        }
+        std::atomic<std::int64_t> next{0};
+#pragma omp parallel num_threads(threads)
+        take_tasks(next, tasks, function, context);
+        return;
+    }
+#endif
+    run_on_std_threads(tasks, threads, function, context);
+}
+
+}  // namespace bnfast::cpu
