@@ -1,0 +1,49 @@
+"""Batch normalization on NumPy arrays, as fast as memory allows: exact, reproducible, fused."""
+
+from bnfast._core import BatchNormContext, __version__
+from bnfast._fold import fold_batch_norm
+from bnfast._functional import (
+    BatchNormGrads,
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_backward_sums,
+    batch_norm_frozen,
+    batch_norm_inference,
+    moments,
+)
+from bnfast._layers import BatchNorm
+from bnfast._moments import GradientSums, Moments
+from bnfast._running import RunningStats
+from bnfast._runtime import (
+    active_target,
+    get_num_threads,
+    num_threads,
+    set_num_threads,
+    show_config,
+    targets,
+    use_target,
+)
+
+__all__ = [
+    "BatchNorm",
+    "BatchNormContext",
+    "BatchNormGrads",
+    "GradientSums",
+    "Moments",
+    "RunningStats",
+    "__version__",
+    "active_target",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_backward_sums",
+    "batch_norm_frozen",
+    "batch_norm_inference",
+    "fold_batch_norm",
+    "get_num_threads",
+    "moments",
+    "num_threads",
+    "set_num_threads",
+    "show_config",
+    "targets",
+    "use_target",
+]

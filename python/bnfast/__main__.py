@@ -1,0 +1,5 @@
+"""``python -m bnfast`` prints the configuration."""
+
+from bnfast import show_config
+
+show_config()

@@ -1,0 +1,81 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfast._moments import GradientSums, Moments
+
+__version__: str
+
+Array = NDArray[Any]
+
+class BatchNormContext:
+    @property
+    def moments(self) -> Moments: ...
+    @property
+    def mean(self) -> Array: ...
+    @property
+    def var(self) -> Array: ...
+    @property
+    def invstd(self) -> Array: ...
+
+def moments(x: Array, axis: int, where: NDArray[np.bool_] | None, /) -> Moments: ...
+def batch_norm(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    axis: int,
+    eps: float,
+    residual: Array | None,
+    activation: int,
+    activation_slope: float,
+    where: NDArray[np.bool_] | None,
+    stats: Moments | None,
+    eps_placement: int,
+    out: Array | None,
+    /,
+) -> tuple[Array, BatchNormContext]: ...
+def batch_norm_inference(
+    x: Array,
+    mean: Array,
+    var: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    axis: int,
+    eps: float,
+    residual: Array | None,
+    activation: int,
+    activation_slope: float,
+    eps_placement: int,
+    out: Array | None,
+    /,
+) -> Array: ...
+def batch_norm_frozen(
+    x: Array,
+    mean: Array,
+    var: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    axis: int,
+    eps: float,
+    residual: Array | None,
+    activation: int,
+    activation_slope: float,
+    eps_placement: int,
+    out: Array | None,
+    /,
+) -> tuple[Array, BatchNormContext]: ...
+def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext, /) -> GradientSums: ...
+def batch_norm_backward(
+    dy: Array, ctx: BatchNormContext, sums: GradientSums | None, out: Array | None, /
+) -> tuple[Array, Array | None, Array | None, Array | None]: ...
+def num_threads() -> int: ...
+def set_num_threads(n: int, /) -> None: ...
+def usable_cpus() -> int: ...
+def threading_name() -> str: ...
+def targets() -> list[str]: ...
+def active_target() -> str: ...
+def select_target(name: str, /) -> None: ...
+def private_cache_bytes() -> int: ...
+def stream(dst: NDArray[np.float32], sources: Sequence[NDArray[np.float32]], threads: int, /) -> None: ...

@@ -1,0 +1,121 @@
+"""fold_batch_norm: inference-mode batch norm inside the linear or convolution layer before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bnfast._moments import as_array, one_of, per_channel, real_number
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def fold_batch_norm(
+    weight: NDArray[Any],
+    bias: NDArray[Any] | None,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    axis: int = 0,
+    eps_placement: str = "var",
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Fold inference-mode batch norm into the linear or convolution layer before it.
+
+    Parameters
+    ----------
+    weight : ndarray of float16, bfloat16, float32 or float64
+        The layer's weight, of any shape with the C output channels on `axis`.
+    bias : ndarray of shape (C,) or None
+        The layer's bias, of one of weight's dtypes; None means 0.
+    mean, var : array_like of float32 or float64, shape (C,)
+        Running mean and variance of the batch norm.
+    gamma, beta : array_like of float32 or float64, shape (C,), optional
+        Its scale (default 1) and shift (default 0).
+    eps : float, default 1e-5
+        Finite and not negative.
+    axis : int, default 0
+        The output-channel axis of `weight`: 0 in torch's layout, -1 in Keras's.
+    eps_placement : {"var", "std"}, default "var"
+        sqrt(var + eps) or sqrt(var) + eps.
+
+    Returns
+    -------
+    weight2 : ndarray of weight's shape and dtype
+        weight * scale, with scale = gamma / sqrt(var + eps) on `axis`.
+    bias2 : ndarray of shape (C,) and weight's dtype
+        (bias - mean) * scale + beta.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of another dtype or kind.
+    ValueError
+        If a shape does not match, `axis` is out of range, `eps` or an entry of `var` is negative.
+
+    Notes
+    -----
+    Computed in float64 and rounded once. Where var and eps are both 0, scale is 0 as in
+    `batch_norm_inference`, so that the layer gives beta.
+
+    The formula is that of Jacob et al., "Quantization and Training of Neural Networks for
+    Efficient Integer-Arithmetic-Only Inference" (2018), section 3.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bnfast import fold_batch_norm
+    >>> weight = np.ones((1, 2))
+    >>> fold_batch_norm(weight, None, mean=[1.0], var=[4.0], beta=[3.0], eps=0.0)
+    (array([[0.5, 0.5]]), array([2.5]))
+    """
+    name = "fold_batch_norm"
+    weight = _layer_array(name, "weight", weight)
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"{name}: axis is of type {type(axis).__name__}, expected an integer")
+    if not -weight.ndim <= axis < weight.ndim:
+        limits = f"[{-weight.ndim}, {weight.ndim}) for weight with shape {weight.shape}"
+        raise ValueError(f"{name}: axis is {axis}, expected one in {limits}")
+    channels = weight.shape[axis]
+    shift: NDArray[Any] | float = 0.0
+    if bias is not None:
+        shift = _layer_array(name, "bias", bias)
+        if shift.shape != (channels,):
+            raise ValueError(f"{name}: bias has shape {shift.shape}, expected ({channels},)")
+        shift = shift.astype(np.float64)
+    values: dict[str, Any] = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
+    given = {
+        key: per_channel(name, key, value, channels).astype(np.float64)
+        for key, value in values.items()
+        if value is not None or key in ("mean", "var")
+    }
+    if np.any(given["var"] < 0):
+        lowest = f"{np.nanmin(given['var']):g}"
+        raise ValueError(f"{name}: var has {lowest}, expected no negative entry")
+    eps = real_number(name, "eps", eps, low=0)
+    one_of(name, "eps_placement", eps_placement, ("var", "std"))
+
+    in_var, after = (eps, 0.0) if eps_placement == "var" else (0.0, eps)
+    deviation = np.sqrt(given["var"] + in_var) + after
+    scale = np.zeros(channels)
+    np.divide(given.get("gamma", 1.0), deviation, out=scale, where=deviation != 0)
+    over_axis = [1] * weight.ndim
+    over_axis[axis] = channels
+    weight2 = weight.astype(np.float64) * scale.reshape(over_axis)
+    bias2 = (shift - given["mean"]) * scale + given.get("beta", 0.0)
+    return weight2.astype(weight.dtype), bias2.astype(weight.dtype)
+
+
+def _layer_array(operation: str, argument: str, value: Any) -> NDArray[Any]:
+    array = as_array(operation, argument, value)
+    # by name: bfloat16 is a type of ml_dtypes, which need not be imported for the others
+    if array.dtype.name not in _DTYPES or not array.dtype.isnative:
+        expected = ", ".join(_DTYPES)
+        raise TypeError(f"{operation}: {argument} has dtype {array.dtype}, expected {expected}")
+    return array

@@ -1,0 +1,388 @@
+"""The stateless functions: names, defaults and documentation over one compiled call each."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfast import _core
+from bnfast._core import BatchNormContext
+from bnfast._moments import GradientSums, Moments
+
+Array = NDArray[Any]
+
+_ACTIVATIONS: dict[str | None, int] = {
+    None: 0,
+    "relu": 1,
+    "leaky_relu": 2,
+    "sigmoid": 3,
+    "tanh": 4,
+    "silu": 5,
+    "gelu": 6,
+    "elu": 7,
+}
+_EPS_PLACEMENTS = {"var": 0, "std": 1}
+
+
+class BatchNormGrads(NamedTuple):
+    """Gradients of :func:`batch_norm`. An entry is None where its argument was not given."""
+
+    dx: Array
+    dgamma: Array | None
+    dbeta: Array | None
+    dresidual: Array | None
+
+
+def _choice(operation: str, name: str, value: Any, choices: dict[Any, int]) -> int:
+    """The number of one of the named choices."""
+    try:
+        return choices[value]
+    except (KeyError, TypeError):
+        names = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"{operation}: {name} is {value!r}, expected one of {names}") from None
+
+
+def _check_numbers(operation: str, axis: Any, **reals: Any) -> None:
+    """Say which argument is of the wrong kind, where the compiled call refused the types."""
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"{operation}: axis has type {type(axis).__name__}, expected int")
+    if not -(2**31) <= int(axis) < 2**31:
+        raise ValueError(f"{operation}: axis is {axis}, expected an axis of x")
+    for name, value in reals.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{operation}: {name} has type {type(value).__name__}, expected float")
+
+
+def _check_context(operation: str, ctx: Any) -> None:
+    if not isinstance(ctx, BatchNormContext):
+        raise TypeError(f"{operation}: ctx has type {type(ctx).__name__}, expected BatchNormContext")
+
+
+def batch_norm(
+    x: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    *,
+    axis: int = 1,
+    eps: float = 1e-5,
+    residual: Array | None = None,
+    activation: str | None = None,
+    activation_slope: float = 0.01,
+    where: NDArray[np.bool_] | None = None,
+    stats: Moments | None = None,
+    eps_placement: str = "var",
+    out: Array | None = None,
+) -> tuple[Array, BatchNormContext]:
+    """Batch normalization in training mode, with what follows it in the same pass over memory.
+
+    ``y = act(gamma * (x - mean) / sqrt(var + eps) + beta + residual)`` with the mean and the biased
+    variance of every channel over all axes but `axis` [1]_.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16 or bfloat16
+        Any rank of at least 1 and any strides. Channels first and channels last are read in place.
+    gamma, beta : ndarray of float32 or float64, shape (channels,), optional
+        Learnt scale and shift; 1 and 0 when None.
+    axis : int
+        The channel axis. Every other axis is reduced.
+    eps : float
+        Added to the variance, finite and not negative.
+    residual : ndarray like `x`, optional
+        Added before the activation.
+    activation : {None, "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "elu"}
+        "gelu" is the form with erf.
+    activation_slope : float
+        Slope of "leaky_relu" for negative arguments.
+    where : ndarray of bool, optional
+        Broadcasts to the shape of `x` with the channel axis removed or of length 1. Elements where it
+        is False take no part: their y and gradients are 0 whatever x, residual and dy hold there.
+    stats : Moments, optional
+        Statistics to normalise with in place of the batch's own, such as those of all workers.
+    eps_placement : {"var", "std"}
+        ``sqrt(var + eps)`` or ``sqrt(var) + eps``.
+    out : ndarray like `x`, optional
+        Where to write y: disjoint from every input.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    ctx : BatchNormContext
+        For :func:`batch_norm_backward`. It refers to `x`, `where` and `residual`, which must keep
+        their values until then, and tells ``.moments``, ``.mean``, ``.var`` and ``.invstd``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad values, shapes or overlap, and for bad kinds or dtypes, before anything is written.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by
+       Reducing Internal Covariate Shift", ICML 2015, algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np, bnfast
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]], dtype=np.float32)
+    >>> y, ctx = bnfast.batch_norm(x, eps=0.0)
+    >>> y
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> ctx.mean
+    array([ 2., 20.], dtype=float32)
+    """
+    act = _choice("batch_norm", "activation", activation, _ACTIVATIONS)
+    placement = _choice("batch_norm", "eps_placement", eps_placement, _EPS_PLACEMENTS)
+    try:
+        return _core.batch_norm(
+            x,
+            gamma,
+            beta,
+            axis,
+            eps,
+            residual,
+            act,
+            activation_slope,
+            where,
+            stats,
+            placement,
+            out,
+        )
+    except TypeError:
+        _check_numbers("batch_norm", axis, eps=eps, activation_slope=activation_slope)
+        raise
+
+
+def batch_norm_backward(
+    dy: Array,
+    ctx: BatchNormContext,
+    *,
+    sums: GradientSums | None = None,
+    out: Array | None = None,
+) -> BatchNormGrads:
+    """Gradients of :func:`batch_norm` or :func:`batch_norm_frozen`.
+
+    Parameters
+    ----------
+    dy : ndarray like x
+        Gradient of the loss at y.
+    ctx : BatchNormContext
+        What the forward call returned.
+    sums : GradientSums, optional
+        Sums over the whole batch, where x is a part of it: dx is then that of the whole batch, while
+        dgamma and dbeta stay those of this part.
+    out : ndarray like x, optional
+        Where to write dx: disjoint from every input, or exactly the memory of `dy`.
+
+    Returns
+    -------
+    BatchNormGrads
+        ``dx``, ``dgamma``, ``dbeta``, ``dresidual``; gradients flow through mean and var unless
+        these were constants. dresidual is None when there was no residual, dgamma when gamma was
+        None, dbeta when beta was None.
+
+    Examples
+    --------
+    >>> import numpy as np, bnfast
+    >>> x = np.array([[1.0], [2.0], [6.0]], dtype=np.float32)
+    >>> y, ctx = bnfast.batch_norm(x, gamma=np.ones(1), beta=np.zeros(1))
+    >>> grads = bnfast.batch_norm_backward(np.ones_like(x), ctx)
+    >>> grads.dbeta
+    array([3.], dtype=float32)
+    >>> bool(np.abs(grads.dx).max() < 1e-6)  # a constant added to x does not change y
+    True
+    """
+    _check_context("batch_norm_backward", ctx)
+    return BatchNormGrads._make(_core.batch_norm_backward(dy, ctx, sums, out))
+
+
+def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext) -> GradientSums:
+    """Sums over the batch that dx depends on, to be added over the workers of a larger batch.
+
+    Parameters
+    ----------
+    dy : ndarray like x
+        Gradient of the loss at y.
+    ctx : BatchNormContext
+        What the forward call returned.
+
+    Returns
+    -------
+    GradientSums
+        Sums of the gradient at the affine's output and of its product with ``x - mean``, float64.
+
+    Examples
+    --------
+    >>> import numpy as np, bnfast
+    >>> x = np.array([[1.0], [2.0], [6.0]], dtype=np.float32)
+    >>> y, ctx = bnfast.batch_norm(x)
+    >>> bnfast.batch_norm_backward_sums(np.ones_like(x), ctx).sum_dy
+    array([3.])
+    """
+    _check_context("batch_norm_backward_sums", ctx)
+    return _core.batch_norm_backward_sums(dy, ctx)
+
+
+def batch_norm_inference(
+    x: Array,
+    mean: Array,
+    var: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    *,
+    axis: int = 1,
+    eps: float = 1e-5,
+    residual: Array | None = None,
+    activation: str | None = None,
+    activation_slope: float = 0.01,
+    eps_placement: str = "var",
+    out: Array | None = None,
+) -> Array:
+    """Batch normalization with given statistics, as at test time.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16 or bfloat16
+        Any rank of at least 1 and any strides.
+    mean, var : ndarray of float32 or float64, shape (channels,)
+        Statistics to normalise with, such as running averages; var is not negative.
+    gamma, beta, axis, eps, residual, activation, activation_slope, eps_placement
+        As in :func:`batch_norm`.
+    out : ndarray like `x`, optional
+        Where to write y: disjoint from every input, or exactly the memory of `x`.
+
+    Returns
+    -------
+    ndarray like `x`
+
+    Examples
+    --------
+    >>> import numpy as np, bnfast
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]], dtype=np.float32)
+    >>> bnfast.batch_norm_inference(x, mean=np.array([1.0, 10.0]), var=np.array([4.0, 100.0]), eps=0.0)
+    array([[0., 0.],
+           [1., 2.]], dtype=float32)
+    """
+    act = _choice("batch_norm_inference", "activation", activation, _ACTIVATIONS)
+    placement = _choice("batch_norm_inference", "eps_placement", eps_placement, _EPS_PLACEMENTS)
+    try:
+        return _core.batch_norm_inference(
+            x,
+            mean,
+            var,
+            gamma,
+            beta,
+            axis,
+            eps,
+            residual,
+            act,
+            activation_slope,
+            placement,
+            out,
+        )
+    except TypeError:
+        _check_numbers("batch_norm_inference", axis, eps=eps, activation_slope=activation_slope)
+        raise
+
+
+def batch_norm_frozen(
+    x: Array,
+    mean: Array,
+    var: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    *,
+    axis: int = 1,
+    eps: float = 1e-5,
+    residual: Array | None = None,
+    activation: str | None = None,
+    activation_slope: float = 0.01,
+    eps_placement: str = "var",
+    out: Array | None = None,
+) -> tuple[Array, BatchNormContext]:
+    """Batch normalization with given statistics that can be differentiated: mean and var are constants.
+
+    The arguments are those of :func:`batch_norm_inference`, but for `out`, which may not be the
+    memory of `x`: backward needs it.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    ctx : BatchNormContext
+        For :func:`batch_norm_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np, bnfast
+    >>> x = np.array([[1.0], [3.0]], dtype=np.float32)
+    >>> y, ctx = bnfast.batch_norm_frozen(x, mean=np.array([1.0]), var=np.array([4.0]), eps=0.0)
+    >>> bnfast.batch_norm_backward(np.ones_like(x), ctx).dx
+    array([[0.5],
+           [0.5]], dtype=float32)
+    """
+    act = _choice("batch_norm_frozen", "activation", activation, _ACTIVATIONS)
+    placement = _choice("batch_norm_frozen", "eps_placement", eps_placement, _EPS_PLACEMENTS)
+    try:
+        return _core.batch_norm_frozen(
+            x,
+            mean,
+            var,
+            gamma,
+            beta,
+            axis,
+            eps,
+            residual,
+            act,
+            activation_slope,
+            placement,
+            out,
+        )
+    except TypeError:
+        _check_numbers("batch_norm_frozen", axis, eps=eps, activation_slope=activation_slope)
+        raise
+
+
+def moments(
+    x: Array, *, axis: int = 1, where: NDArray[np.bool_] | None = None
+) -> Moments:
+    """Count, mean and sum of squared deviations of every channel, to float64 accuracy.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16 or bfloat16
+        Any rank of at least 1 and any strides.
+    axis : int
+        The channel axis. Every other axis is reduced.
+    where : ndarray of bool, optional
+        As in :func:`batch_norm`: elements where it is False are not counted.
+
+    Returns
+    -------
+    Moments
+        They merge: ``moments(a) + moments(b)`` are the moments of both.
+
+    Notes
+    -----
+    x is read once. Blocks of a channel are summed in float64 and merged along a fixed tree [1]_, so
+    that the result does not depend on threads or on the SIMD target.
+
+    References
+    ----------
+    .. [1] T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating Formulae and a Pairwise Algorithm for
+       Computing Sample Variances", Stanford report STAN-CS-79-773, 1979.
+
+    Examples
+    --------
+    >>> import numpy as np, bnfast
+    >>> m = bnfast.moments(np.array([[1.0, 10.0], [3.0, 30.0]]))
+    >>> m.mean, m.var()
+    (array([ 2., 20.]), array([  1., 100.]))
+    """
+    try:
+        return _core.moments(x, axis, where)
+    except TypeError:
+        _check_numbers("moments", axis)
+        raise
