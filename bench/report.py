@@ -1,0 +1,145 @@
+"""What a run found: one record per case, printed as tables and written as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from floors import Traffic
+from timing import Summary, geometric_mean, ratio, summarise
+from workload import Case
+
+FLOOR = "floor"
+OURS = "bnfast"
+# Beyond this share of the cores taken by others, a figure is marked as not to be trusted.
+MAX_DISTURBANCE = 0.05
+
+
+@dataclass
+class Record:
+    """The timings of one case: seconds a call, one value a round, for the floor and contenders."""
+
+    group: str
+    case: Case
+    traffic: Traffic
+    seconds: dict[str, list[float]]
+    disturbance: float | None  # share of the cores that other programs took meanwhile
+    errors: dict[str, str] = field(default_factory=dict)  # peers that could not run the case
+
+    @property
+    def disturbed(self) -> bool:
+        return (self.disturbance or 0) > MAX_DISTURBANCE
+
+    @property
+    def floor_gb_per_s(self) -> float:
+        moved = self.traffic.bytes_moved(self.case.nbytes)
+        return moved / summarise(self.seconds[FLOOR]).median / 1e9
+
+    def ratios(self) -> dict[str, Summary]:
+        """Ours over the floor, and peers over ours with the same kind of output.
+
+        A peer's time is never set beside our time with the other kind: fresh outputs cost page
+        faults, which say nothing about kernels.
+        """
+        found: dict[str, Summary] = {}
+        for name, values in self.seconds.items():
+            library, _, mode = name.partition("-")
+            if library == OURS:
+                found[f"{name}/{FLOOR}"] = ratio(values, self.seconds[FLOOR])
+            elif name != FLOOR:
+                found[f"{name}/{OURS}"] = ratio(values, self.seconds[f"{OURS}-{mode}"])
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        case, shape = self.case, self.case.shape
+        return {
+            "group": self.group,
+            "shape": shape.name,
+            "dims": list(shape.dims(case.layout)),
+            "axis": case.axis,
+            "layout": case.layout,
+            "dtype": case.dtype_name,
+            "operation": case.operation.name,
+            "tensor_bytes": case.nbytes,
+            "reads": self.traffic.reads,
+            "writes": self.traffic.writes,
+            "floor_gb_per_s": self.floor_gb_per_s,
+            "seconds": {name: summarise(v).as_json() for name, v in self.seconds.items()},
+            "ratios": {name: summary.as_json() for name, summary in self.ratios().items()},
+            "disturbance": self.disturbance,
+            "errors": self.errors,
+        }
+
+
+def _section(record: Record) -> tuple[str, str, str]:
+    case = record.case
+    return (case.operation.name, case.layout, case.dtype_name)
+
+
+def sections(records: list[Record]) -> Iterator[tuple[tuple[str, str, str], list[Record]]]:
+    """Records by (operation, layout, dtype)."""
+    for key, group in groupby(sorted(records, key=_section), _section):
+        yield key, list(group)
+
+
+def geometric_means(records: list[Record]) -> dict[str, float]:
+    """Of every ratio, over the records that have it."""
+    per_record = [record.ratios() for record in records]
+    names = dict.fromkeys(name for ratios in per_record for name in ratios)
+    return {
+        name: geometric_mean(ratios[name].median for ratios in per_record if name in ratios)
+        for name in names
+    }
+
+
+def _table(records: list[Record], means: dict[str, float]) -> Iterator[str]:
+    width = max(20, *(len(record.case.shape.name) for record in records))
+    fixed = f"{'':{width}} {'MB':>7} {'floor':>6} {'ms':>9} {'GB/s':>6}"
+    yield fixed + "".join(f" {name:>19}" for name in means)
+    for record in records:
+        floor = summarise(record.seconds[FLOOR])
+        line = (
+            f"{record.case.shape.name:{width}} {record.case.nbytes / 1e6:7.2f}"
+            f" {record.traffic!s:>6} {floor.median * 1e3:9.4f} {record.floor_gb_per_s:6.1f}"
+        )
+        ratios = record.ratios()
+        for name in means:
+            summary = ratios.get(name)
+            cell = "-" if summary is None else f"{summary.median:.2f} ±{summary.spread:.2f}"
+            line += f" {cell:>19}"
+        yield line + ("  !" if record.disturbed else "")
+    cells = "".join(f" {mean:13.2f}{'':6}" for mean in means.values())
+    yield f"{'geometric mean':{len(fixed)}}{cells}"
+
+
+def print_tables(records: list[Record]) -> None:
+    print("\nRatios are medians over the rounds, ± half the distance between the quartiles.")
+    for (operation, layout, dtype), group in sections(records):
+        print(f"\n{operation}, {layout}, {dtype}")
+        for line in _table(group, geometric_means(group)):
+            print(line)
+        for record in group:
+            for name, message in record.errors.items():
+                print(f"  {record.case.shape.name}: {name} left out: {message}")
+    if disturbed := sum(record.disturbed for record in records):
+        print(
+            f"\n! {disturbed} of {len(records)} lines were taken while other programs used over "
+            f"{MAX_DISTURBANCE:.0%} of the cores: repeat them on a quiet machine"
+        )
+
+
+def as_json(
+    records: list[Record], machine: dict[str, object], settings: dict[str, object]
+) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "machine": machine,
+        "settings": settings,
+        "geometric_means": [
+            {"operation": op, "layout": layout, "dtype": dtype, **geometric_means(group)}
+            for (op, layout, dtype), group in sections(records)
+        ],
+        "results": [record.as_json() for record in records],
+    }

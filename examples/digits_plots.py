@@ -1,0 +1,180 @@
+"""The two pictures of train_digits.py: learning curves, and pre-activations over training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only: no display is needed
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+
+if TYPE_CHECKING:
+    from train_digits import Run
+
+# Two colours of Okabe & Ito's palette, which colour-blind readers can tell apart.
+WITHOUT, WITH = "#D55E00", "#0072B2"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "axes.titlesize": 10.5,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+}
+
+
+def colour(run: Run) -> str:
+    """Return the colour that stands for with or without batch norm in every picture."""
+    return WITH if run.batch_norm else WITHOUT
+
+
+def plot_curves(runs: list[Run], path: Path, *, target: float) -> None:
+    """Draw loss (top) and accuracy (bottom) over epochs, one column for each learning rate."""
+    rates = list(dict.fromkeys(run.learning_rate for run in runs))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            2, len(rates), figsize=(9.5, 6.6), sharex=True, sharey="row", squeeze=False
+        )
+        for column, rate in enumerate(rates):
+            loss_axes, accuracy_axes = axes[:, column]
+            loss_axes.set_title(f"Learning rate {rate:g}")
+            accuracy_axes.axhline(target, color="0.55", linewidth=0.9, linestyle=":")
+            for run in (run for run in runs if run.learning_rate == rate):
+                epochs = np.arange(1, len(run.test_loss) + 1)
+                for values, axis in (
+                    ((run.train_loss, run.test_loss), loss_axes),
+                    ((run.train_accuracy, run.test_accuracy), accuracy_axes),
+                ):
+                    axis.plot(epochs, values[0], "--", color=colour(run), linewidth=1.1)
+                    axis.plot(epochs, values[1], "-", color=colour(run), linewidth=1.9)
+            accuracy_axes.set_xlabel("Epoch")
+        axes[0, 0].set(ylabel="Cross-entropy loss (nats)", yscale="log")
+        axes[1, 0].set(ylabel="Accuracy", ylim=(0, 1.02))
+        axes[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes[1, 0].annotate(
+            f"{100 * target:.0f} %",
+            (1, target),
+            (0, -3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color="0.4",
+            fontsize=9,
+        )
+        handles = [
+            Line2D([], [], color=WITHOUT, linewidth=3, label="without batch norm"),
+            Line2D([], [], color=WITH, linewidth=3, label="with batch norm"),
+            Line2D([], [], color="0.3", linewidth=1.9, label="test"),
+            Line2D([], [], color="0.3", linewidth=1.1, linestyle="--", label="training"),
+        ]
+        figure.suptitle("Handwritten digits, sigmoid network: learning curves", fontsize=13)
+        figure.legend(handles=handles, loc="upper center", ncols=4, bbox_to_anchor=(0.5, 0.96))
+        figure.tight_layout(rect=(0, 0, 1, 0.955))
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def plot_preactivations(runs: list[Run], path: Path, *, saturated: float) -> None:
+    """Draw what entered the sigmoids: a column for each run, a row for each hidden layer.
+
+    Two more rows tell the share of saturated values and how far z differs between samples.
+    """
+    layers = len(runs[0].saturated[0])
+    limit = max(saturated + 2, 1.05 * max(np.abs(run.percentiles).max() for run in runs))
+    layer_colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, layers))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            layers + 2,
+            len(runs),
+            figsize=(2.9 * len(runs), 1.75 * layers + 5.4),
+            sharex=True,
+            sharey="row",
+            squeeze=False,
+        )
+        for column, run in enumerate(runs):
+            epochs = np.array(run.snapshot_epochs)
+            percentiles = np.array(run.percentiles)  # (snapshot, layer, percentile)
+            for layer in range(layers):
+                draw_band(axes[layer, column], epochs, percentiles[:, layer], colour(run))
+                axes[layer, column].axhspan(saturated, limit, color="0.5", alpha=0.16, linewidth=0)
+                axes[layer, column].axhspan(
+                    -limit, -saturated, color="0.5", alpha=0.16, linewidth=0
+                )
+                axes[layer, column].set_ylim(-limit, limit)
+            for row, values in ((layers, run.saturated), (layers + 1, run.spread)):
+                for layer, line in enumerate(np.array(values).T):
+                    axes[row, column].plot(epochs, line, color=layer_colours[layer], linewidth=1.5)
+            name = "with" if run.batch_norm else "without"
+            axes[0, column].set_title(
+                f"Learning rate {run.learning_rate:g}\n{name} batch norm", color=colour(run)
+            )
+            axes[-1, column].set_xlabel("Epoch")
+        for layer in range(layers):
+            axes[layer, 0].set_ylabel(f"Hidden layer {layer + 1}\npre-activation z")
+        axes[layers, 0].set(ylabel=f"Saturated\n(|z| > {saturated:g})", ylim=(-0.03, 1.03))
+        axes[layers, 0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes[layers + 1, 0].set(ylabel="Spread of z over\nsamples (std)", yscale="log")
+        axes[0, 0].text(
+            0.5,
+            (saturated + limit) / 2,
+            "sigmoid saturated",
+            color="0.35",
+            fontsize=9,
+            transform=axes[0, 0].get_yaxis_transform(),
+            ha="center",
+            va="center",
+        )
+        add_preactivation_legends(figure, layer_colours)
+        figure.align_ylabels()
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def draw_band(axis: Axes, epochs: np.ndarray, percentiles: np.ndarray, shade: str) -> None:
+    """Fill 5 to 95 % and 25 to 75 % and draw the median; percentiles: (snapshot, 5 values)."""
+    low, lower, median, upper, high = percentiles.T
+    axis.fill_between(epochs, low, high, color=shade, alpha=0.22, linewidth=0)
+    axis.fill_between(epochs, lower, upper, color=shade, alpha=0.42, linewidth=0)
+    axis.plot(epochs, median, color=shade, linewidth=1.4)
+
+
+def add_preactivation_legends(figure: plt.Figure, layer_colours: np.ndarray) -> None:
+    """Place title and legends in inches from the edges, so that they fit any number of layers."""
+    height = figure.get_size_inches()[1]
+    figure.suptitle(
+        "What the sigmoids see: pre-activations z over training",
+        fontsize=13,
+        y=1 - 0.15 / height,
+        va="top",
+    )
+    bands = [
+        Line2D([], [], color="0.25", linewidth=1.4, label="median"),
+        Patch(color="0.25", alpha=0.55, linewidth=0, label="25 to 75 %"),
+        Patch(
+            color="0.25",
+            alpha=0.22,
+            linewidth=0,
+            label="5 to 95 % of the values (all units and samples of a mini-batch)",
+        ),
+    ]
+    lines = [
+        Line2D([], [], color=shade, linewidth=2, label=f"hidden layer {layer + 1}")
+        for layer, shade in enumerate(layer_colours)
+    ]
+    figure.legend(
+        handles=bands, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1 - 0.42 / height)
+    )
+    figure.legend(handles=lines, loc="lower center", ncols=6, bbox_to_anchor=(0.5, 0.02 / height))
+    figure.tight_layout(rect=(0, 0.38 / height, 1, 1 - 0.45 / height), h_pad=0.7)
