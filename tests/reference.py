@@ -1,0 +1,120 @@
+"""Batch normalization as the textbook has it, in long double NumPy: the readable specification."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+
+Wide = np.longdouble  # 64 bits of mantissa on x86-64: far more than any result is compared to
+
+
+def _normal_tail(z):
+    """Phi(z), the normal distribution function, from float64's erfc and its slope."""
+    t = -z / np.sqrt(Wide(2))
+    near = t.astype(np.float64)
+    erfc = np.vectorize(math.erfc, otypes=[Wide])(near)
+    slope = -2 / np.sqrt(Wide(np.pi)) * np.exp(-(near.astype(Wide) ** 2))
+    return (erfc + slope * np.where(np.isfinite(t), t - near, 0)) / 2
+
+
+def _sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def activate(z, name, slope=0.01):
+    """Return act(z) and its derivative; z is wide."""
+    if name is None:
+        return z, np.ones_like(z)
+    if name == "relu":  # np.maximum keeps NaN
+        return np.maximum(z, 0), np.where(z > 0, Wide(1), Wide(0))
+    if name == "leaky_relu":
+        return np.where(z > 0, z, slope * z), np.where(z > 0, Wide(1), Wide(slope))
+    if name == "sigmoid":
+        return _sigmoid(z), _sigmoid(z) * _sigmoid(-z)
+    if name == "tanh":
+        return np.tanh(z), 1 / np.cosh(z) ** 2
+    if name == "silu":
+        s = _sigmoid(z)
+        return z * s, s * (1 + z * _sigmoid(-z))
+    if name == "gelu":
+        density = np.exp(-z * z / 2) / np.sqrt(2 * Wide(np.pi))
+        return z * _normal_tail(z), _normal_tail(z) + z * density
+    if name == "elu":
+        return np.where(z > 0, z, np.expm1(np.minimum(z, 0))), np.exp(np.minimum(z, 0))
+    raise AssertionError(name)
+
+
+def _channels_first(array, axis):
+    """The array as (channels, elements of a channel)."""
+    moved = np.moveaxis(np.asarray(array), axis, 0)
+    return moved.reshape(moved.shape[0], math.prod(moved.shape[1:])).astype(Wide)
+
+
+def _like(flat, x, axis):
+    """The inverse of _channels_first."""
+    moved = np.moveaxis(np.empty(x.shape, bool), axis, 0)
+    return np.moveaxis(flat.reshape(moved.shape), 0, axis)
+
+
+def _mask(where, x, axis):
+    """`where` as a row of bool, one entry an element of a channel."""
+    shape = list(x.shape)
+    if where is None:
+        where = True
+    elif np.ndim(where) == x.ndim:
+        where = np.squeeze(where, axis)
+    del shape[axis]
+    return np.broadcast_to(where, shape).reshape(-1)
+
+
+def moments(x, *, axis=1, where=None):
+    """Count, mean and biased variance of every channel."""
+    chosen = _channels_first(x, axis)[:, _mask(where, x, axis)]
+    count = chosen.shape[1]
+    mean = chosen.sum(1) / max(count, 1)
+    return count, mean, ((chosen - mean[:, None]) ** 2).sum(1) / max(count, 1)
+
+
+def batch_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, residual=None, activation=None,
+               activation_slope=0.01, where=None, stats=None, eps_placement="var"):  # fmt: skip
+    """Return y and what backward needs; `stats` is a pair (mean, var) to use in place of x's own."""
+    column = lambda values, absent: (  # noqa: E731
+        np.full((x.shape[axis], 1), absent, Wide) if values is None else values.astype(Wide)[:, None]
+    )
+    kept = _mask(where, x, axis)
+    mean, var = moments(x, axis=axis, where=where)[1:] if stats is None else stats
+    mean, var, gamma, beta = column(mean, 0), column(var, 1), column(gamma, 1), column(beta, 0)
+    std = np.sqrt(var + eps) if eps_placement == "var" else np.sqrt(var) + eps
+    invstd = np.divide(1, std, out=np.zeros_like(std), where=std > 0)
+    centred = np.where(kept, _channels_first(x, axis), mean) - mean
+    added = 0 if residual is None else np.where(kept, _channels_first(residual, axis), 0)
+    z = gamma * centred * invstd + beta + added
+    value, slope = activate(z, activation, activation_slope)
+    ctx = SimpleNamespace(x=x, axis=axis, kept=kept, var=var, gamma=gamma, invstd=invstd,
+                          centred=centred, z=z, slope=slope, eps_placement=eps_placement,
+                          magnitude=np.abs(gamma * centred * invstd) + np.abs(beta) + np.abs(added))  # fmt: skip
+    return _like(np.where(kept, value, 0), x, axis), ctx
+
+
+def backward_sums(dy, ctx):
+    """Count, sum of dz and of dz * (x - mean), dz the gradient at the activation's argument."""
+    dz = np.where(ctx.kept, _channels_first(dy, ctx.axis), 0) * ctx.slope
+    return ctx.kept.sum(), dz.sum(1), (dz * ctx.centred).sum(1)
+
+
+def batch_norm_backward(dy, ctx, *, sums=None, frozen=False):
+    """Return dx, dgamma, dbeta, dresidual; `frozen`: mean and var do not depend on x."""
+    dz = np.where(ctx.kept, _channels_first(dy, ctx.axis), 0) * ctx.slope
+    own = backward_sums(dy, ctx)
+    count, sum_dz, sum_dz_xmu = own if sums is None else sums
+    inner = dz
+    if not frozen and np.all(count > 0):
+        std = np.sqrt(ctx.var)
+        over_std = np.divide(1, std, out=np.zeros_like(std), where=std > 0)
+        square = ctx.invstd * (ctx.invstd if ctx.eps_placement == "var" else over_std)
+        inner = dz - (sum_dz / count)[:, None] - ctx.centred * square * (sum_dz_xmu / count)[:, None]
+    dx = np.where(ctx.kept, ctx.gamma * ctx.invstd * inner, 0)
+    dgamma = own[2] * ctx.invstd[:, 0]
+    return _like(dx, ctx.x, ctx.axis), dgamma, own[1], _like(dz, ctx.x, ctx.axis)
