@@ -1,4 +1,4 @@
-"""A small sigmoid network in plain NumPy, with or without bnfast.BatchNorm before each sigmoid.
+"""A small sigmoid network in plain NumPy, with or without bnfast.BatchNorm and bnfast.Dropout.
 
 Activations are float32 arrays of shape (samples, features). A layer is called to go forward; its
 `backward(dy)` takes the gradient of the loss by its output and returns the one by its input.
@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TypeAlias
 
-import bnfast
 import numpy as np
+
+import bnfast
 
 
 class Linear:
@@ -48,7 +49,7 @@ class Sigmoid:
         return da * self.a * (1.0 - self.a)
 
 
-Layer: TypeAlias = Linear | Sigmoid | bnfast.BatchNorm
+Layer: TypeAlias = Linear | Sigmoid | bnfast.BatchNorm | bnfast.Dropout
 
 
 class Network:
@@ -58,13 +59,10 @@ class Network:
         self.layers = list(layers)
 
     def forward(self, x: np.ndarray, *, training: bool) -> np.ndarray:
-        """Return the logits; batch norm uses the mini-batch in training, running averages else."""
+        """Return the logits. In training batch norm uses the mini-batch, and dropout drops."""
         for layer in self.layers:
-            if isinstance(layer, bnfast.BatchNorm):
-                if training:
-                    layer.train()
-                else:
-                    layer.eval()
+            if isinstance(layer, (bnfast.BatchNorm, bnfast.Dropout)):
+                layer.train(training)
             x = layer(x)
         return x
 
@@ -104,19 +102,25 @@ def glorot(rng: np.random.Generator, fan_out: int, fan_in: int) -> np.ndarray:
     return rng.uniform(-limit, limit, (fan_out, fan_in)).astype(np.float32)
 
 
-def build_network(sizes: Sequence[int], *, batch_norm: bool, rng: np.random.Generator) -> Network:
+def build_network(
+    sizes: Sequence[int], *, batch_norm: bool, rng: np.random.Generator, dropout: float = 0.0
+) -> Network:
     """Build input -> hidden layers -> logits, `sizes` counting the features at each step.
 
     Without batch norm a hidden layer is sigmoid(W a + b), with it sigmoid(BN(W a)): beta takes the
-    place of b. The same `rng` state gives both networks the same weights.
+    place of b. Dropout acts on the output of every hidden layer. The same `rng` state gives all
+    networks the same weights.
     """
     layers: list[Layer] = []
     for fan_in, fan_out in pairwise(sizes[:-1]):
         layers.append(Linear(glorot(rng, fan_out, fan_in), bias=not batch_norm))
         if batch_norm:
             layers.append(bnfast.BatchNorm(fan_out))
-        # BatchNorm(..., activation="sigmoid") would do both in one pass; apart, z can be looked at.
+        # BatchNorm(..., activation="sigmoid", dropout=...) would do all in one pass; apart, z can
+        # be looked at.
         layers.append(Sigmoid())
+        if dropout:
+            layers.append(bnfast.Dropout(dropout, rng=rng))
     # No batch norm follows the last layer, so its bias does something and stays.
     layers.append(Linear(glorot(rng, sizes[-1], sizes[-2]), bias=True))
     return Network(layers)
@@ -132,3 +136,10 @@ def softmax_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[float
     gradient = exponentials / total
     gradient[rows, labels] -= 1.0
     return loss, gradient / len(labels)
+
+
+def evaluate(network: Network, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return loss and accuracy in test mode: running statistics, nothing dropped."""
+    logits = network.forward(x, training=False)
+    loss, _ = softmax_cross_entropy(logits, labels)
+    return loss, float(np.mean(logits.argmax(axis=1) == labels))

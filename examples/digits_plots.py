@@ -1,4 +1,4 @@
-"""The two pictures of train_digits.py: learning curves, and pre-activations over training."""
+"""The pictures of train_digits.py: learning curves, pre-activations, and dropout rates."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 if TYPE_CHECKING:
+    from digits_dropout import Trial
     from train_digits import Run
 
 # Two colours of Okabe & Ito's palette, which colour-blind readers can tell apart.
@@ -34,7 +35,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def colour(run: Run) -> str:
+def colour(run: Run | Trial) -> str:
     """Return the colour that stands for with or without batch norm in every picture."""
     return WITH if run.batch_norm else WITHOUT
 
@@ -178,3 +179,40 @@ def add_preactivation_legends(figure: plt.Figure, layer_colours: np.ndarray) -> 
     )
     figure.legend(handles=lines, loc="lower center", ncols=6, bbox_to_anchor=(0.5, 0.02 / height))
     figure.tight_layout(rect=(0, 0.38 / height, 1, 1 - 0.45 / height), h_pad=0.7)
+
+
+def plot_dropout(trials: list[Trial], path: Path) -> None:
+    """Draw accuracy (left) and the generalisation gap (right) over the dropout rate."""
+    with plt.rc_context(STYLE):
+        figure, (accuracy_axes, gap_axes) = plt.subplots(1, 2, figsize=(9.5, 4.4))
+        for batch_norm in (False, True):
+            chosen = [trial for trial in trials if trial.batch_norm == batch_norm]
+            shade = colour(chosen[0])
+            rates = [trial.rate for trial in chosen]
+            for axis, style, samples in (
+                (accuracy_axes, "o--", [trial.train for trial in chosen]),
+                (accuracy_axes, "o-", [trial.test for trial in chosen]),
+                (gap_axes, "o-", [trial.gap for trial in chosen]),
+            ):
+                values = np.array(samples)
+                error = values.std(axis=1) / np.sqrt(values.shape[1])
+                axis.plot(rates, values, color=shade, linewidth=0.6, alpha=0.25)
+                axis.errorbar(rates, values.mean(axis=1), error, fmt=style, color=shade, capsize=3)
+        accuracy_axes.set(xlabel="Dropout rate", ylabel="Accuracy")
+        gap_axes.set(xlabel="Dropout rate", ylabel="Training minus test accuracy", ylim=(0, None))
+        for axis in (accuracy_axes, gap_axes):
+            axis.set_xticks(rates)
+            axis.yaxis.set_major_locator(MultipleLocator(0.05))
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        handles = [
+            Line2D([], [], color=WITHOUT, linewidth=3, label="without batch norm"),
+            Line2D([], [], color=WITH, linewidth=3, label="with batch norm"),
+            Line2D([], [], color="0.3", linewidth=1.9, label="test; gap"),
+            Line2D([], [], color="0.3", linewidth=1.9, linestyle="--", label="training"),
+            Line2D([], [], color="0.3", linewidth=0.6, alpha=0.5, label="one seed"),
+        ]
+        figure.suptitle("Few digits, some with a random label: dropout", fontsize=13)
+        figure.legend(handles=handles, loc="upper center", ncols=5, bbox_to_anchor=(0.5, 0.94))
+        figure.tight_layout(rect=(0, 0, 1, 0.92))
+        figure.savefig(path)
+        plt.close(figure)

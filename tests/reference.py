@@ -54,19 +54,15 @@ def _channels_first(array, axis):
 
 def _like(flat, x, axis):
     """The inverse of _channels_first."""
-    moved = np.moveaxis(np.empty(x.shape, bool), axis, 0)
-    return np.moveaxis(flat.reshape(moved.shape), 0, axis)
+    return np.moveaxis(flat.reshape(np.moveaxis(x, axis, 0).shape), 0, axis)
 
 
 def _mask(where, x, axis):
     """`where` as a row of bool, one entry an element of a channel."""
-    shape = list(x.shape)
-    if where is None:
-        where = True
-    elif np.ndim(where) == x.ndim:
+    where = True if where is None else where
+    if np.ndim(where) == x.ndim:
         where = np.squeeze(where, axis)
-    del shape[axis]
-    return np.broadcast_to(where, shape).reshape(-1)
+    return np.broadcast_to(where, np.delete(x.shape, axis)).reshape(-1)
 
 
 def moments(x, *, axis=1, where=None):
@@ -79,10 +75,11 @@ def moments(x, *, axis=1, where=None):
 
 def batch_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, residual=None, activation=None,
                activation_slope=0.01, where=None, stats=None, eps_placement="var"):  # fmt: skip
-    """Return y and what backward needs; `stats` is a pair (mean, var) to use in place of x's own."""
-    column = lambda values, absent: (  # noqa: E731
-        np.full((x.shape[axis], 1), absent, Wide) if values is None else values.astype(Wide)[:, None]
-    )
+    """Return y and what backward needs; `stats` is (mean, var) to use in place of x's own."""
+
+    def column(values, absent):
+        return (np.full(x.shape[axis], absent) if values is None else values).astype(Wide)[:, None]
+
     kept = _mask(where, x, axis)
     mean, var = moments(x, axis=axis, where=where)[1:] if stats is None else stats
     mean, var, gamma, beta = column(mean, 0), column(var, 1), column(gamma, 1), column(beta, 0)
@@ -92,9 +89,9 @@ def batch_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, residual=None, act
     added = 0 if residual is None else np.where(kept, _channels_first(residual, axis), 0)
     z = gamma * centred * invstd + beta + added
     value, slope = activate(z, activation, activation_slope)
-    ctx = SimpleNamespace(x=x, axis=axis, kept=kept, var=var, gamma=gamma, invstd=invstd,
-                          centred=centred, z=z, slope=slope, eps_placement=eps_placement,
-                          magnitude=np.abs(gamma * centred * invstd) + np.abs(beta) + np.abs(added))  # fmt: skip
+    ctx = SimpleNamespace(x=x, axis=axis, kept=kept, mean=mean, var=var, gamma=gamma, invstd=invstd,
+                          centred=centred, z=z, slope=slope, eps_placement=eps_placement, beta=beta,
+                          added=np.abs(added))  # fmt: skip
     return _like(np.where(kept, value, 0), x, axis), ctx
 
 
@@ -114,7 +111,9 @@ def batch_norm_backward(dy, ctx, *, sums=None, frozen=False):
         std = np.sqrt(ctx.var)
         over_std = np.divide(1, std, out=np.zeros_like(std), where=std > 0)
         square = ctx.invstd * (ctx.invstd if ctx.eps_placement == "var" else over_std)
-        inner = dz - (sum_dz / count)[:, None] - ctx.centred * square * (sum_dz_xmu / count)[:, None]
+        inner = (
+            dz - (sum_dz / count)[:, None] - ctx.centred * square * (sum_dz_xmu / count)[:, None]
+        )
     dx = np.where(ctx.kept, ctx.gamma * ctx.invstd * inner, 0)
     dgamma = own[2] * ctx.invstd[:, 0]
     return _like(dx, ctx.x, ctx.axis), dgamma, own[1], _like(dz, ctx.x, ctx.axis)

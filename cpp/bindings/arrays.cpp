@@ -73,6 +73,22 @@ TensorView optional_view_of(const char* operation, const char* name, const py::h
     return object.is_none() ? TensorView{} : view_of(operation, name, object);
 }
 
+TensorView channel_view_of(const char* operation, const char* name, const py::handle& object) {
+    TensorView view;
+    if (object.is_none()) return view;
+    constexpr const char* kExpected = "a NumPy array of float32 or float64 in native byte order";
+    if (!py::isinstance<py::array>(object)) wrong_type(operation, name, object, kExpected);
+    const py::array array = py::reinterpret_borrow<py::array>(object);
+    const int number = array.dtype().num();
+    if ((number != kFloat32Number && number != kFloat64Number) || !native_order(array)) {
+        wrong_type(operation, name, object, kExpected);
+    }
+    view.dtype = number == kFloat32Number ? DType::kFloat32 : DType::kFloat64;
+    view.data = const_cast<void*>(array.data());
+    copy_shape(array, view);
+    return view;
+}
+
 TensorView output_view_of(const char* operation, const char* name, const py::handle& object) {
     const TensorView view = view_of(operation, name, object);
     if (!py::reinterpret_borrow<py::array>(object).writeable()) {
@@ -108,6 +124,17 @@ py::array empty_like(const py::array& x, const TensorView& view) {
         stride *= std::max<py::ssize_t>(static_cast<py::ssize_t>(view.shape[*d]), 1);
     }
     return py::array(x.dtype(), std::vector<py::ssize_t>(view.shape, view.shape + view.ndim), strides);
+}
+
+py::array output_like(const char* operation, const py::object& out, const py::array& x, const TensorView& x_view,
+                      TensorView& view) {
+    if (!out.is_none()) {
+        view = output_view_of(operation, "out", out);
+        return py::reinterpret_borrow<py::array>(out);
+    }
+    py::array fresh = empty_like(x, x_view);
+    view = view_of(operation, "out", fresh);
+    return fresh;
 }
 
 py::array channel_array(const double* values, std::int64_t channels, bool is_double) {

@@ -20,9 +20,15 @@ namespace py = pybind11;
 TensorView view_of(const char* operation, const char* name, const py::handle& object);
 // As view_of; None is a view without data.
 TensorView optional_view_of(const char* operation, const char* name, const py::handle& object);
+// Per-channel values: TypeError unless None or an array of float32 or float64.
+TensorView channel_view_of(const char* operation, const char* name, const py::handle& object);
 // An array that the call writes: ValueError unless it is writeable.
 TensorView output_view_of(const char* operation, const char* name, const py::handle& object);
 WhereView where_view_of(const char* operation, const py::handle& object);
+
+// The array to write and its view: `out`, or a new array like x.
+py::array output_like(const char* operation, const py::object& out, const py::array& x, const TensorView& x_view,
+                      TensorView& view);
 
 // A new array of x's shape, dtype and order of elements in memory, dense.
 py::array empty_like(const py::array& x, const TensorView& view);

@@ -6,4 +6,5 @@ PYBIND11_MODULE(_core, m) {
     m.attr("__version__") = BNFAST_VERSION;
     bnfast::bindings::register_runtime(m);
     bnfast::bindings::register_batch_norm(m);
+    bnfast::bindings::register_dropout(m);
 }

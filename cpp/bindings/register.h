@@ -7,5 +7,6 @@ namespace bnfast::bindings {
 
 void register_runtime(pybind11::module_& m);
 void register_batch_norm(pybind11::module_& m);
+void register_dropout(pybind11::module_& m);
 
 }  // namespace bnfast::bindings

@@ -35,23 +35,19 @@ BatchNormInputs inputs_of(const char* operation, const py::handle& x, const py::
                           const py::handle& residual, const py::handle& where) {
     BatchNormInputs inputs;
     inputs.x = view_of(operation, "x", x);
-    inputs.gamma = optional_view_of(operation, "gamma", gamma);
-    inputs.beta = optional_view_of(operation, "beta", beta);
+    inputs.gamma = channel_view_of(operation, "gamma", gamma);
+    inputs.beta = channel_view_of(operation, "beta", beta);
     inputs.residual = optional_view_of(operation, "residual", residual);
     inputs.where = where_view_of(operation, where);
     return inputs;
 }
 
-// The array to write and its view: `out`, or a new array like x.
-py::array output_like(const char* operation, const py::object& out, const py::array& x, const TensorView& x_view,
-                      TensorView& view) {
-    if (!out.is_none()) {
-        view = output_view_of(operation, "out", out);
-        return py::reinterpret_borrow<py::array>(out);
+// mean and var are not optional.
+TensorView statistic_view_of(const char* operation, const char* name, const py::handle& object) {
+    if (object.is_none()) {
+        throw TypeError(std::string(operation) + ": " + name + " has type NoneType, expected a NumPy array of float32 or float64");
     }
-    py::array fresh = empty_like(x, x_view);
-    view = view_of(operation, "out", fresh);
-    return fresh;
+    return channel_view_of(operation, name, object);
 }
 
 BatchNormInputs inputs_of(const char* operation, const BatchNormContext& context) {
@@ -141,7 +137,8 @@ py::array inference_entry(const py::object& x, const py::object& mean, const py:
                           double slope, int eps_placement, const py::object& out) {
     const char* const operation = "batch_norm_inference";
     const BatchNormInputs inputs = inputs_of(operation, x, gamma, beta, residual, py::none());
-    const TensorView mean_view = view_of(operation, "mean", mean), var_view = view_of(operation, "var", var);
+    const TensorView mean_view = statistic_view_of(operation, "mean", mean);
+    const TensorView var_view = statistic_view_of(operation, "var", var);
     TensorView y_view;
     py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), inputs.x, y_view);
     const MaybeReleaseGil release(inputs.x);
@@ -154,7 +151,8 @@ py::tuple frozen_entry(const py::object& x, const py::object& mean, const py::ob
                        double slope, int eps_placement, const py::object& out) {
     const char* const operation = "batch_norm_frozen";
     const BatchNormInputs inputs = inputs_of(operation, x, gamma, beta, residual, py::none());
-    const TensorView mean_view = view_of(operation, "mean", mean), var_view = view_of(operation, "var", var);
+    const TensorView mean_view = statistic_view_of(operation, "mean", mean);
+    const TensorView var_view = statistic_view_of(operation, "var", var);
     auto context = std::make_unique<BatchNormContext>();
     context->x = py::reinterpret_borrow<py::array>(x);
     context->residual = residual;

@@ -1,6 +1,14 @@
-"""Batch normalization on NumPy arrays, as fast as memory allows: exact, reproducible, fused."""
+"""Batch normalization and dropout on NumPy arrays, as fast as memory allows: exact, fused."""
 
 from bnfast._core import BatchNormContext, __version__
+from bnfast._dropout import (
+    DropoutContext,
+    dropout,
+    dropout_backward,
+    dropout_inference,
+    dropout_mask,
+)
+from bnfast._dropout_layer import Dropout
 from bnfast._fold import fold_batch_norm
 from bnfast._functional import (
     BatchNormGrads,
@@ -28,6 +36,8 @@ __all__ = [
     "BatchNorm",
     "BatchNormContext",
     "BatchNormGrads",
+    "Dropout",
+    "DropoutContext",
     "GradientSums",
     "Moments",
     "RunningStats",
@@ -38,6 +48,10 @@ __all__ = [
     "batch_norm_backward_sums",
     "batch_norm_frozen",
     "batch_norm_inference",
+    "dropout",
+    "dropout_backward",
+    "dropout_inference",
+    "dropout_mask",
     "fold_batch_norm",
     "get_num_threads",
     "moments",

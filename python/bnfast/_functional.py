@@ -57,7 +57,8 @@ def _check_numbers(operation: str, axis: Any, **reals: Any) -> None:
 
 def _check_context(operation: str, ctx: Any) -> None:
     if not isinstance(ctx, BatchNormContext):
-        raise TypeError(f"{operation}: ctx has type {type(ctx).__name__}, expected BatchNormContext")
+        got = type(ctx).__name__
+        raise TypeError(f"{operation}: ctx has type {got}, expected BatchNormContext")
 
 
 def batch_norm(
@@ -97,8 +98,8 @@ def batch_norm(
     activation_slope : float
         Slope of "leaky_relu" for negative arguments.
     where : ndarray of bool, optional
-        Broadcasts to the shape of `x` with the channel axis removed or of length 1. Elements where it
-        is False take no part: their y and gradients are 0 whatever x, residual and dy hold there.
+        Broadcasts to the shape of `x` with the channel axis removed or of length 1. Elements where
+        it is False take no part: y and gradients are 0 whatever x, residual and dy hold there.
     stats : Moments, optional
         Statistics to normalise with in place of the batch's own, such as those of all workers.
     eps_placement : {"var", "std"}
@@ -172,8 +173,8 @@ def batch_norm_backward(
     ctx : BatchNormContext
         What the forward call returned.
     sums : GradientSums, optional
-        Sums over the whole batch, where x is a part of it: dx is then that of the whole batch, while
-        dgamma and dbeta stay those of this part.
+        Sums over the whole batch, where x is a part of it: dx is then that of the whole batch,
+        while dgamma and dbeta stay those of this part.
     out : ndarray like x, optional
         Where to write dx: disjoint from every input, or exactly the memory of `dy`.
 
@@ -262,7 +263,8 @@ def batch_norm_inference(
     --------
     >>> import numpy as np, bnfast
     >>> x = np.array([[1.0, 10.0], [3.0, 30.0]], dtype=np.float32)
-    >>> bnfast.batch_norm_inference(x, mean=np.array([1.0, 10.0]), var=np.array([4.0, 100.0]), eps=0.0)
+    >>> mean, var = np.array([1.0, 10.0]), np.array([4.0, 100.0])
+    >>> bnfast.batch_norm_inference(x, mean, var, eps=0.0)
     array([[0., 0.],
            [1., 2.]], dtype=float32)
     """
@@ -270,18 +272,7 @@ def batch_norm_inference(
     placement = _choice("batch_norm_inference", "eps_placement", eps_placement, _EPS_PLACEMENTS)
     try:
         return _core.batch_norm_inference(
-            x,
-            mean,
-            var,
-            gamma,
-            beta,
-            axis,
-            eps,
-            residual,
-            act,
-            activation_slope,
-            placement,
-            out,
+            x, mean, var, gamma, beta, axis, eps, residual, act, activation_slope, placement, out
         )
     except TypeError:
         _check_numbers("batch_norm_inference", axis, eps=eps, activation_slope=activation_slope)
@@ -303,7 +294,7 @@ def batch_norm_frozen(
     eps_placement: str = "var",
     out: Array | None = None,
 ) -> tuple[Array, BatchNormContext]:
-    """Batch normalization with given statistics that can be differentiated: mean and var are constants.
+    """Batch normalization with given statistics, which are constants to its derivative.
 
     The arguments are those of :func:`batch_norm_inference`, but for `out`, which may not be the
     memory of `x`: backward needs it.
@@ -327,27 +318,14 @@ def batch_norm_frozen(
     placement = _choice("batch_norm_frozen", "eps_placement", eps_placement, _EPS_PLACEMENTS)
     try:
         return _core.batch_norm_frozen(
-            x,
-            mean,
-            var,
-            gamma,
-            beta,
-            axis,
-            eps,
-            residual,
-            act,
-            activation_slope,
-            placement,
-            out,
+            x, mean, var, gamma, beta, axis, eps, residual, act, activation_slope, placement, out
         )
     except TypeError:
         _check_numbers("batch_norm_frozen", axis, eps=eps, activation_slope=activation_slope)
         raise
 
 
-def moments(
-    x: Array, *, axis: int = 1, where: NDArray[np.bool_] | None = None
-) -> Moments:
+def moments(x: Array, *, axis: int = 1, where: NDArray[np.bool_] | None = None) -> Moments:
     """Count, mean and sum of squared deviations of every channel, to float64 accuracy.
 
     Parameters
@@ -371,8 +349,8 @@ def moments(
 
     References
     ----------
-    .. [1] T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating Formulae and a Pairwise Algorithm for
-       Computing Sample Variances", Stanford report STAN-CS-79-773, 1979.
+    .. [1] T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating Formulae and a Pairwise Algorithm
+       for Computing Sample Variances", Stanford report STAN-CS-79-773, 1979.
 
     Examples
     --------

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bnfast._dropout import check_rate, random_source
 from bnfast._functional import (
     batch_norm,
     batch_norm_backward,
@@ -50,12 +51,14 @@ class BatchNorm:
         1 keeps the unbiased running variance, 0 the biased one.
     activation : str, optional
         "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu" or "elu", applied at the end.
+    dropout : float, default 0.0
+        The probability that an element of y is dropped in training; the rest is scaled to make up.
     eps_placement : {"var", "std"}, default "var"
         sqrt(var + eps) or sqrt(var) + eps.
     dtype : {float32, float64}, default float32
         Of gamma, beta and the running statistics. x may be of any supported dtype.
     rng : None, int or numpy.random.Generator, optional
-        Where random numbers come from; an int lies in [0, 2**64). It is kept for dropout.
+        Where the seeds of dropout come from, one a training call; an int lies in [0, 2**64).
 
     Attributes
     ----------
@@ -103,6 +106,7 @@ class BatchNorm:
         running_mode: Mode = "ema",
         correction: int = 1,
         activation: str | None = None,
+        dropout: float = 0.0,
         eps_placement: str = "var",
         dtype: DTypeLike = np.float32,
         rng: int | np.random.Generator | None = None,
@@ -112,9 +116,11 @@ class BatchNorm:
         self.axis = whole_number(name, "axis", axis, low=-64)  # NumPy's limit of dimensions
         self.eps = real_number(name, "eps", eps, low=0)
         self.activation = one_of(name, "activation", activation, _ACTIVATIONS)
+        self.dropout = check_rate(name, "dropout", dropout)
         self.eps_placement = one_of(name, "eps_placement", eps_placement, ("var", "std"))
         self.dtype = state_dtype(name, dtype)
-        self.rng = _random_source(name, rng)
+        self.rng = random_source(name, rng)
+        self._generator = np.random.default_rng(self.rng)
         running = RunningStats(
             num_features, momentum=momentum, mode=running_mode, correction=correction, dtype=dtype
         )
@@ -274,6 +280,8 @@ class BatchNorm:
         self, x: NDArray[Any], residual: NDArray[Any] | None, where: NDArray[np.bool_] | None
     ) -> NDArray[Any]:
         arguments = {"residual": residual, "where": where, **self._arguments()}
+        if self.training and self.dropout:
+            arguments.update(dropout=self.dropout, seed=self._generator)
         y, ctx = batch_norm(x, self.gamma, self.beta, **arguments)
         if self.running is not None:  # this is training, then
             self.running.update(ctx.moments)
@@ -356,15 +364,6 @@ class BatchNorm:
 
 def _torch_name(key: str) -> str:
     return key if key == "num_batches_tracked" else f"running_{key}"
-
-
-def _random_source(operation: str, rng: Any) -> int | np.random.Generator | None:
-    if rng is None or isinstance(rng, np.random.Generator):
-        return rng
-    seed = whole_number(operation, "rng", rng, low=0)
-    if seed >= 2**64:
-        raise ValueError(f"{operation}: rng is {seed}, expected less than 2**64")
-    return seed
 
 
 def _selector(x: NDArray[Any], where: Any, axis: int) -> Callable[[Any], Any]:

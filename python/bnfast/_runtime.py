@@ -20,7 +20,7 @@ def _check_environment() -> None:
             f"BNFAST_TARGET is {target!r}, expected one of {', '.join(_core.targets())} on this machine"
         )
     threads = os.environ.get("BNFAST_NUM_THREADS")
-    if threads is not None and not (threads.isdecimal() and 1 <= int(threads) <= 65536):
+    if threads is not None and not (threads.isascii() and threads.isdecimal() and 1 <= int(threads) <= 65536):
         raise ImportError(f"BNFAST_NUM_THREADS is {threads!r}, expected an integer from 1 to 65536")
 
 
@@ -54,7 +54,9 @@ def set_num_threads(n: int) -> None:
     """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise TypeError(f"set_num_threads: n has type {type(n).__name__}, expected int")
-    _core.set_num_threads(max(min(int(n), 1 << 62), -1))
+    if not 1 <= n <= 1 << 16:
+        raise ValueError(f"set_num_threads: n is {n}, expected 1 .. {1 << 16}")
+    _core.set_num_threads(int(n))
 
 
 def get_num_threads() -> int:

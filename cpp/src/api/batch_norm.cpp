@@ -6,6 +6,7 @@
 
 #include "api/checks.h"
 #include "api/geometry.h"
+#include "api/memory.h"
 #include "cpu/batch_norm.h"
 
 namespace bnfast {
@@ -80,7 +81,9 @@ int check_forward(const char* operation, const BatchNormInputs& inputs, const Ba
     api::check_where(operation, inputs.where, inputs.x, axis);
     check_like(operation, "out", y, "x", inputs.x);
     if (!(may_overwrite_x && api::same_memory(y, inputs.x))) check_disjoint(operation, y, "x", inputs.x);
+    api::check_output(operation, y);
     check_disjoint(operation, y, "residual", inputs.residual);
+    check_disjoint(operation, y, inputs.where);
     check_disjoint(operation, y, "gamma", inputs.gamma);
     check_disjoint(operation, y, "beta", inputs.beta);
     return axis;
@@ -207,6 +210,8 @@ void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, Ba
     if (!api::same_memory(dx, dy)) check_disjoint(operation, dx, "dy", dy);
     check_disjoint(operation, dx, "x", inputs.x);
     check_disjoint(operation, dx, "residual", inputs.residual);
+    check_disjoint(operation, dx, inputs.where);
+    api::check_output(operation, dx);
     if (total == nullptr && saved.foreign_stats) {
         fail(operation, "sums is None, expected the GradientSums of the whole batch, since stats counted other elements "
                         "than x has");

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "api/geometry.h"
+#include "api/memory.h"
 
 namespace bnfast::api {
 
@@ -85,9 +86,23 @@ void check_where(const std::string& operation, const WhereView& where, const Ten
                         std::to_string(axis) + " removed or of length 1");
 }
 
+void check_rate(const std::string& operation, const std::string& name, double rate) {
+    if (!(rate >= 0 && rate <= 1)) fail(operation, name + " is " + number_text(rate) + ", expected a number in [0, 1]");
+}
+
+void check_output(const std::string& operation, const TensorView& out) {
+    if (overlaps_itself(memory_of(out))) fail(operation, "out has elements that share memory, expected memory of their own");
+}
+
+void check_disjoint(const std::string& operation, const TensorView& out, const WhereView& where) {
+    if (!disjoint(memory_of(out), memory_of(where))) {
+        fail(operation, "out overlaps where in memory, expected memory of its own");
+    }
+}
+
 void check_disjoint(const std::string& operation, const TensorView& out, const std::string& name,
                     const TensorView& input) {
-    if (!disjoint(out, input)) {
+    if (!disjoint(memory_of(out), memory_of(input))) {
         fail(operation, "out overlaps " + name + " in memory, expected memory of its own");
     }
 }

@@ -24,6 +24,10 @@ void check_channel_values(const std::string& operation, const std::string& name,
 void check_like(const std::string& operation, const std::string& name, const TensorView& value, const std::string& like,
                 const TensorView& x);
 void check_where(const std::string& operation, const WhereView& where, const TensorView& x, int axis);
+void check_rate(const std::string& operation, const std::string& name, double rate);
+// ValueError where two elements of an output share memory.
+void check_output(const std::string& operation, const TensorView& out);
+void check_disjoint(const std::string& operation, const TensorView& out, const WhereView& where);
 void check_disjoint(const std::string& operation, const TensorView& out, const std::string& name,
                     const TensorView& input);
 

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <numeric>
 
 namespace bnfast::api {
 namespace {
@@ -182,51 +181,6 @@ OrderedWhere order_where(const WhereView& where, const TensorView& x, const Layo
     }
     result.bits.bits = result.bytes.data();
     return result;
-}
-
-namespace {
-
-struct Extent {
-    std::uintptr_t begin, end;
-};
-Extent extent(const TensorView& v) {
-    std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(v.data), end = begin;
-    for (int d = 0; d < v.ndim; ++d) {
-        if (v.shape[d] == 0) return {begin, begin};
-        const std::int64_t reach = v.strides[d] * (v.shape[d] - 1);
-        (reach < 0 ? begin : end) += static_cast<std::uintptr_t>(reach);
-    }
-    return {begin, end + static_cast<std::uintptr_t>(item_size(v.dtype))};
-}
-
-std::int64_t common_stride(const TensorView& v, std::int64_t so_far) {
-    for (int d = 0; d < v.ndim; ++d) {
-        if (v.shape[d] > 1) so_far = std::gcd(so_far, std::abs(v.strides[d]));
-    }
-    return so_far;
-}
-
-}  // namespace
-
-bool disjoint(const TensorView& a, const TensorView& b) {
-    if (a.data == nullptr || b.data == nullptr) return true;
-    const Extent ea = extent(a), eb = extent(b);
-    if (ea.begin == ea.end || eb.begin == eb.end || ea.end <= eb.begin || eb.end <= ea.begin) return true;
-    // All elements of both lie on a comb with this pitch: they miss each other where the teeth do (x[::2], x[1::2]).
-    const std::int64_t pitch = common_stride(b, common_stride(a, 0));
-    if (pitch == 0) return false;
-    const std::int64_t offset = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(b.data) -
-                                                          reinterpret_cast<std::uintptr_t>(a.data));
-    const std::int64_t behind = (offset % pitch + pitch) % pitch;
-    return behind >= item_size(a.dtype) && behind + item_size(b.dtype) <= pitch;
-}
-
-bool same_memory(const TensorView& a, const TensorView& b) {
-    if (a.data != b.data || a.ndim != b.ndim || a.dtype != b.dtype) return false;
-    for (int d = 0; d < a.ndim; ++d) {
-        if (a.shape[d] != b.shape[d] || (a.shape[d] > 1 && a.strides[d] != b.strides[d])) return false;
-    }
-    return true;
 }
 
 }  // namespace bnfast::api

@@ -49,8 +49,4 @@ struct OrderedWhere {
 bool where_fits(const WhereView& where, const TensorView& x, int axis);
 OrderedWhere order_where(const WhereView& where, const TensorView& x, const LayoutOrder& order);
 
-// Whether the two views have no byte in common. Exact where one view's gaps hold the other; otherwise by extent.
-bool disjoint(const TensorView& a, const TensorView& b);
-bool same_memory(const TensorView& a, const TensorView& b);
-
 }  // namespace bnfast::api

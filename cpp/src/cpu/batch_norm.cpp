@@ -161,7 +161,7 @@ Sweep cut_sweep(const Problem& problem, const Blocks& blocks, int threads) {
     const std::int64_t channels = problem.geometry.channels;
     Sweep sweep;
     if (problem.geometry.rows) {
-        sweep.channel_step = channels;
+        sweep.channel_step = std::max<std::int64_t>(channels, 1);
         sweep.block_step = std::max<std::int64_t>(1, blocks.count / wanted);
     } else {
         sweep.channel_step = std::max<std::int64_t>(1, channels / wanted);

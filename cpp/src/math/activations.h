@@ -1,10 +1,12 @@
 // Activations as value types: forward and derivative side by side, both at the pre-activation z.
 //
 // Every type is constructed from one number, the negative slope, which only LeakyRelu keeps.
-// derivative(z) is d forward / d z. NaN gives NaN, but the piecewise constant derivatives (relu,
-// leaky relu) take it for z <= 0. Max errors are measured as in elementary.h and given as float /
-// double, in ulp of the exact result, or in eps, an absolute error of 2**-24 / 2**-53. Results
-// below the smallest normal number may be 0.
+// derivative(z) is d forward / d z. The strictly increasing ones that in-place batch norm admits
+// (Rota Bulo, Porzi & Kontschieder 2018) also have inverse(y), which is z given y = forward(z), and
+// derivative_from_output(y), which is derivative(z). NaN gives NaN, but the piecewise constant
+// derivatives (relu, leaky relu) take it for z <= 0. Max errors are measured as in elementary.h and
+// given as float / double, in ulp of the exact result, or in eps, an absolute error of 2**-24 /
+// 2**-53. Results below the smallest normal number may be 0.
 #pragma once
 
 #include "math/elementary.h"
@@ -17,6 +19,8 @@ struct Identity {
     BNFAST_INLINE explicit Identity(T) {}
     BNFAST_INLINE Vec<T> forward(Vec<T> z) const { return z; }
     BNFAST_INLINE Vec<T> derivative(Vec<T>) const { return Vec<T>(T(1)); }
+    BNFAST_INLINE Vec<T> inverse(Vec<T> y) const { return y; }
+    BNFAST_INLINE Vec<T> derivative_from_output(Vec<T>) const { return Vec<T>(T(1)); }
 };
 
 // max(0, z), in this order so that NaN stays NaN; the derivative at 0 is 0 (Nair & Hinton 2010).
@@ -30,7 +34,9 @@ struct Relu {
     }
 };
 
-// z for z > 0, slope * z elsewhere; the derivative at 0 is slope (Maas, Hannun & Ng 2013).
+// z for z > 0, slope * z elsewhere; the derivative at 0 is slope (Maas, Hannun & Ng 2013). What
+// starts from the output needs slope > 0; inverse divides, as the rounded reciprocal of the slope
+// would make errors of 1.48 ulp.
 template <class T>
 struct LeakyRelu {
     Vec<T> slope;
@@ -39,6 +45,8 @@ struct LeakyRelu {
     BNFAST_INLINE Vec<T> derivative(Vec<T> z) const {
         return select(z > Vec<T>(T(0)), Vec<T>(T(1)), slope);
     }
+    BNFAST_INLINE Vec<T> inverse(Vec<T> y) const { return select(y > Vec<T>(T(0)), y, y / slope); }
+    BNFAST_INLINE Vec<T> derivative_from_output(Vec<T> y) const { return derivative(y); }
 };
 
 // 1 / (1 + exp(-z)). Derivative s (1 - s), as t / (1 + t)**2 with t = exp(-|z|): nothing cancels in
@@ -111,7 +119,9 @@ struct Gelu {
 };
 
 // z for z >= 0, exp(z) - 1 below (Clevert, Unterthiner & Hochreiter 2016), alpha = 1.
-// Max error: forward 1.05 / 1.07 ulp, derivative 1.01 / 1.00 ulp.
+// Max error: forward 1.05 / 1.07 ulp, derivative 1.01 / 1.00 ulp, inverse 0.96 / 0.99 ulp,
+// derivative_from_output 0.5 / 0.5 ulp, these two for y as given: y near -1 has few bits of z left,
+// and where it is -1 (z below -25 ln 2 / -54 ln 2) they give -24 ln 2 / -53 ln 2 and 0.
 template <class T>
 struct Elu {
     BNFAST_INLINE explicit Elu(T) {}
@@ -123,6 +133,14 @@ struct Elu {
     BNFAST_CALL Vec<T> derivative(Vec<T> z) const {
         const Vec<T> one(T(1));
         return select(z > Vec<T>(T(0)), one, exp(z));
+    }
+    BNFAST_CALL Vec<T> inverse(Vec<T> y) const {
+        // Lanes above 0 may hold nonsense in log1p and are not selected.
+        return select(y < Vec<T>(T(0)), log1p(y), y);
+    }
+    BNFAST_INLINE Vec<T> derivative_from_output(Vec<T> y) const {
+        const Vec<T> one(T(1));
+        return select(y > Vec<T>(T(0)), one, y + one);
     }
 };
 

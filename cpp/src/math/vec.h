@@ -35,6 +35,7 @@ template <>
 struct Native<float> {
     typedef float Part __attribute__((vector_size(kVectorBytes)));
     typedef std::int32_t Bits __attribute__((vector_size(kVectorBytes)));
+    typedef std::uint32_t Unsigned __attribute__((vector_size(kVectorBytes)));
     using Int = std::int32_t;
     static constexpr int kMantissa = 23;
     static constexpr Int kBias = 127;
@@ -45,6 +46,7 @@ template <>
 struct Native<double> {
     typedef double Part __attribute__((vector_size(kVectorBytes)));
     typedef std::int64_t Bits __attribute__((vector_size(kVectorBytes)));
+    typedef std::uint64_t Unsigned __attribute__((vector_size(kVectorBytes)));
     using Int = std::int64_t;
     static constexpr int kMantissa = 52;
     static constexpr Int kBias = 1023;
@@ -230,6 +232,18 @@ BNFAST_INLINE Vec<T> pow2n(Vec<T> a) {
     constexpr T kMagic = static_cast<T>((typename Native<T>::Int{3} << (Native<T>::kMantissa - 1)) + Native<T>::kBias);
     const Vec<T> biased = a + Vec<T>(kMagic);
     return map_bits<T>(BNFAST_EACH { return bits(biased, k) << Native<T>::kMantissa; });
+}
+// The greatest integer n with 2**n <= a, for normal a > 0; the reverse of pow2n.
+template <class T>
+BNFAST_INLINE Vec<T> exponent(Vec<T> a) {
+    using Unsigned = typename Native<T>::Unsigned;
+    constexpr T kMagic = static_cast<T>(typename Native<T>::Int{3} << (Native<T>::kMantissa - 1));
+    const Vec<T> magic(kMagic);
+    const Vec<T> biased = map_bits<T>(BNFAST_EACH {
+        return (reinterpret_cast<Unsigned>(a.part[k]) >> Native<T>::kMantissa) |
+               reinterpret_cast<Unsigned>(magic.part[k]);
+    });
+    return biased - Vec<T>(kMagic + static_cast<T>(Native<T>::kBias));
 }
 template <class T>
 BNFAST_INLINE Vec<T> sqrt(Vec<T> a) {

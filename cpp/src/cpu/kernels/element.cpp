@@ -1,5 +1,6 @@
 // The kernels of one target for one way to store elements; compiled once for each pair.
 #include "cpu/kernels/backward.h"
+#include "cpu/kernels/dropout.h"
 #include "cpu/kernels/forward.h"
 #include "cpu/kernels/moments.h"
 
@@ -12,7 +13,7 @@ namespace BNFAST_TARGET {
 
 cpu::ElementKernels BNFAST_JOIN(elements_of_, BNFAST_ELEMENT)() noexcept {
     return {&moments<BNFAST_ELEMENT>, &forward<BNFAST_ELEMENT>, &backward_sums<BNFAST_ELEMENT>,
-            &backward<BNFAST_ELEMENT>};
+            &backward<BNFAST_ELEMENT>, &dropout<BNFAST_ELEMENT>};
 }
 
 }  // namespace BNFAST_TARGET

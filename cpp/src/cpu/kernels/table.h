@@ -8,6 +8,7 @@
 
 #include "bnfast/batch_norm.h"
 #include "bnfast/tensor.h"
+#include "math/dropout_bits.h"
 
 namespace bnfast::cpu {
 
@@ -110,12 +111,26 @@ struct BlockSums {
     double* dz_xmu;  // the same times (x - mean) * prescale
 };
 
+// n contiguous elements: y = kept ? x * scale + shift : dropped. `constant`: `kept` holds for all of them; otherwise the
+// mask elements from `index` on decide (`kept` where the bits keep or drop all).
+struct DropoutRun {
+    const void* x;
+    void* y;
+    std::int64_t n;
+    DropoutBits bits;
+    std::uint64_t index;
+    bool constant, kept;
+    double scale, shift, dropped;
+    bool streaming;
+};
+
 // The functions that depend on how elements are stored.
 struct ElementKernels {
     void (*moments)(const MomentsTask&, const BlockRange&, const BlockMoments&) noexcept;
     void (*forward)(const ForwardTask&, const Tile&) noexcept;
     void (*backward_sums)(const BackwardTask&, const BlockRange&, const BlockSums&) noexcept;
     void (*backward)(const BackwardTask&, const Tile&) noexcept;
+    void (*dropout)(const DropoutRun&) noexcept;
 };
 
 // Saved or given statistics and parameters of a channel range, all float64.
@@ -151,6 +166,9 @@ struct KernelTable {
     // Fills mean_dz .. dx_scale; `affine` has the prescale in use.
     void (*gradient_coefficients)(const GradientInputs&, bool is_double, std::int64_t channels,
                                   const Coefficients& affine, const BasicCoefficients<void*>&) noexcept;
+    // 16 bytes of keep bits a group of 128 mask elements; bits.keep neither drops nor keeps all.
+    void (*keep_bits)(const DropoutBits& bits, std::uint64_t first_group, std::int64_t groups,
+                      std::uint8_t* out) noexcept;
     // Streams: dst[i] = sum over k of sources[k][i], the bandwidth floor of bench/.
     void (*stream_sum)(float* dst, const float* const* sources, int num_sources, std::int64_t n) noexcept;
 };

@@ -1,6 +1,7 @@
 // The table of one target, and its kernels on per-channel values. The loops over channels have no order to keep, so the
 // compiler vectorises them.
 #include "cpu/kernels/span.h"
+#include "math/philox.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
@@ -76,6 +77,14 @@ void continue_periodically(T* values, std::int64_t channels) {
     for (std::int64_t i = 0; i < kLanes && channels > 0; ++i) values[channels + i] = values[i % channels];
 }
 
+// A coefficient in the type computed with; finite, so that its product with zero is zero.
+template <class T>
+BNFAST_INLINE T finite_coefficient(double value) {
+    if (sizeof(T) == 8 || value != value) return static_cast<T>(value);
+    constexpr double kLargest = 0x1.fffffep127;
+    return static_cast<T>(value > kLargest ? kLargest : value < -kLargest ? -kLargest : value);
+}
+
 template <class T>
 bool fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, const cpu::BasicCoefficients<void*>& out) {
     T *prescale = static_cast<T*>(out.prescale), *high = static_cast<T*>(out.mean_high);
@@ -91,7 +100,7 @@ bool fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, const
         const double mean = in.mean[c] * k;
         high[c] = static_cast<T>(mean);
         low[c] = static_cast<T>((mean - static_cast<double>(high[c])) + in.mean_low[c] * k);
-        scale[c] = static_cast<T>(wanted / k);
+        scale[c] = finite_coefficient<T>(wanted / k);
         shift[c] = static_cast<T>(in.beta[c]);
     }
     T* const all[] = {prescale, high, low, scale, shift};
@@ -121,8 +130,8 @@ void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t chan
         const double share = count > 0.0 ? 1.0 / count : 0.0;
         const double scaled = prescale != nullptr ? static_cast<double>(prescale[c]) : 1.0;
         mean_dz[c] = count > 0.0 ? static_cast<T>(in.sum_dz[c] * share) : T(0);
-        projection[c] = count > 0.0 ? static_cast<T>(square * (in.sum_dz_xmu[c] * share) / scaled) : T(0);
-        dx_scale[c] = static_cast<T>(in.gamma[c] * invstd);
+        projection[c] = count > 0.0 ? finite_coefficient<T>(square * (in.sum_dz_xmu[c] * share) / scaled) : T(0);
+        dx_scale[c] = finite_coefficient<T>(in.gamma[c] * invstd);
     }
     T* const all[] = {mean_dz, projection, dx_scale};
     for (T* values : all) continue_periodically(values, channels);
@@ -134,6 +143,13 @@ void gradient_coefficients(const cpu::GradientInputs& in, bool is_double, std::i
         fill_gradient_coefficients<double>(in, channels, affine, out);
     } else {
         fill_gradient_coefficients<float>(in, channels, affine, out);
+    }
+}
+
+void keep_bits(const DropoutBits& bits, std::uint64_t first_group, std::int64_t groups, std::uint8_t* out) noexcept {
+    const PhiloxKeys keys(bits.seed);
+    for (std::int64_t g = 0; g < groups; ++g) {
+        keep_bits_of_group(bits, keys, first_group + static_cast<std::uint64_t>(g), out + g * kGroupBytes);
     }
 }
 
@@ -154,6 +170,7 @@ cpu::KernelTable table() noexcept {
             &invstd,
             &forward_coefficients,
             &gradient_coefficients,
+            &keep_bits,
             &stream_sum};
 }
 

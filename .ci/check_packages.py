@@ -1,0 +1,74 @@
+"""Checks what the sdist and the wheel hold: `python .ci/check_packages.py DIST_FOLDER ROOT`."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+# Top-level names of the sdist. A new one is a decision: add it here, or to sdist.exclude.
+SDIST_ROOT = {
+    *("CHANGELOG.md", "CMakeLists.txt", "CMakePresets.json", "CONTRIBUTING.md", "LICENSE"),
+    *("PKG-INFO", "README.md", "pyproject.toml", ".clang-format", ".clang-tidy", ".gitignore"),
+    *("bench", "cpp", "docs", "examples", "python", "tests"),
+}
+SUFFIXES = {
+    *(".cpp", ".h", ".cu", ".cuh", ".cmake", ".txt", ".py", ".pyi", ".typed", ".md", ".json"),
+    *(".toml", ".png", ".npz"),
+}
+NO_SUFFIX = {"LICENSE", "PKG-INFO", "py.typed", ".clang-format", ".clang-tidy", ".gitignore"}
+GENERATED = {"__pycache__", "build", ".venv", "digits_output", ".hypothesis"}
+
+
+def check_sdist(path: Path, root: Path) -> list[str]:
+    """Complaints about the source distribution."""
+    with tarfile.open(path) as archive:
+        names = [PurePosixPath(m.name) for m in archive.getmembers() if m.isfile()]
+    files = [PurePosixPath(*name.parts[1:]) for name in names]
+    stray = [
+        f"{path.name}: stray file {f}"
+        for f in files
+        if f.parts[0] not in SDIST_ROOT
+        or GENERATED & set(f.parts)
+        or not (f.suffix in SUFFIXES or f.name in NO_SUFFIX)
+    ]
+    wanted = ["LICENSE", "README.md", "pyproject.toml", "CMakeLists.txt"]
+    wanted += [p.relative_to(root).as_posix() for p in (root / "cpp").rglob("*") if p.is_file()]
+    present = {str(f) for f in files}
+    return stray + [f"{path.name}: {name} is missing" for name in wanted if name not in present]
+
+
+def check_wheel(path: Path, root: Path) -> list[str]:
+    """Complaints about the wheel: exactly the Python package, the extension and the metadata."""
+    with zipfile.ZipFile(path) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    package = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
+    extensions = {n for n in package if n.startswith("bnfast/_core.") and n.endswith(".so")}
+    sources = {
+        f"bnfast/{p.relative_to(root / 'python/bnfast').as_posix()}"
+        for p in (root / "python/bnfast").rglob("*")
+        if p.suffix in {".py", ".pyi", ".typed"} or p.name == "py.typed"
+    }
+    complaints = [f"{path.name}: {n} is missing" for n in sorted(sources - package)]
+    complaints += [f"{path.name}: stray file {n}" for n in sorted(package - sources - extensions)]
+    if len(extensions) != 1:
+        complaints.append(f"{path.name}: {len(extensions)} extension modules, expected 1")
+    if not any(name.endswith("LICENSE") for name in names):
+        complaints.append(f"{path.name}: LICENSE is missing")
+    return complaints
+
+
+def main(dist: Path, root: Path) -> int:
+    """Check both and print the complaints."""
+    (sdist,) = dist.glob("*.tar.gz")
+    (wheel,) = dist.glob("*.whl")
+    complaints = check_sdist(sdist, root) + check_wheel(wheel, root)
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    print(f"{sdist.name} {sdist.stat().st_size} B, {wheel.name} {wheel.stat().st_size} B")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]).resolve()))

@@ -1,0 +1,51 @@
+// Dropout: forward and backward in one entry, masks, scaling.
+#include <pybind11/stl.h>
+
+#include "arrays.h"
+#include "bnfast/dropout.h"
+#include "register.h"
+
+namespace bnfast::bindings {
+namespace {
+
+py::array dropout_entry(const char* operation, const py::object& x, double rate, std::uint64_t seed,
+                        std::uint64_t offset, int mode, bool backward, std::vector<int> broadcast_axes,
+                        const py::object& out) {
+    const TensorView view = view_of(operation, backward ? "dy" : "x", x);
+    TensorView y_view;
+    py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), view, y_view);
+    const DropoutOptions options{rate, seed, offset, static_cast<DropoutMode>(mode), std::move(broadcast_axes)};
+    const MaybeReleaseGil release(view);
+    dropout(operation, view, options, backward, y_view);
+    return y;
+}
+
+py::array mask_entry(const std::vector<std::int64_t>& shape, double rate, std::uint64_t seed, std::uint64_t offset,
+                     std::vector<int> broadcast_axes) {
+    if (shape.size() > static_cast<std::size_t>(kMaxDims)) throw ValueError("dropout_mask: shape has too many dimensions");
+    py::array mask(py::dtype::of<bool>(), std::vector<py::ssize_t>(shape.begin(), shape.end()));
+    std::uint8_t* const data = static_cast<std::uint8_t*>(mask.mutable_data());
+    const DropoutOptions options{rate, seed, offset, DropoutMode::kInverted, std::move(broadcast_axes)};
+    const py::gil_scoped_release release;
+    dropout_mask(shape, options, data);
+    return mask;
+}
+
+py::array scale_entry(const char* operation, const py::object& x, double factor, const py::object& out) {
+    const TensorView view = view_of(operation, "x", x);
+    TensorView y_view;
+    py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), view, y_view);
+    const MaybeReleaseGil release(view);
+    scale(operation, view, factor, y_view);
+    return y;
+}
+
+}  // namespace
+
+void register_dropout(py::module_& m) {
+    m.def("dropout", &dropout_entry);
+    m.def("dropout_mask", &mask_entry);
+    m.def("scale", &scale_entry);
+}
+
+}  // namespace bnfast::bindings

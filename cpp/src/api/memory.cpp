@@ -1,0 +1,78 @@
+// Which bytes a view touches: whether two views, or two elements of one, share any.
+#include "api/memory.h"
+
+#include <algorithm>
+
+namespace bnfast::api {
+namespace {
+
+template <class View>
+Memory memory_of_view(const View& view, std::int64_t item) {
+    Memory memory;
+    if (view.data == nullptr) return memory;
+    memory.begin = reinterpret_cast<std::uintptr_t>(view.data);
+    memory.item = item;
+    for (int d = 0; d < view.ndim; ++d) {
+        const std::int64_t stride = view.strides[d], steps = view.shape[d] - 1;
+        if (steps < 0) return Memory{};
+        if (steps == 0 || stride == 0) {
+            if (steps > 0) memory.dims.push_back({0, steps});
+            continue;
+        }
+        if (stride < 0) memory.begin -= static_cast<std::uintptr_t>(-stride * steps);
+        memory.dims.push_back({stride < 0 ? -stride : stride, steps});
+    }
+    std::sort(memory.dims.begin(), memory.dims.end(),
+              [](const Memory::Dim& a, const Memory::Dim& b) { return a.stride > b.stride; });
+    return memory;
+}
+
+std::int64_t span(const Memory& m, std::size_t from) {
+    std::int64_t bytes = m.item;
+    for (std::size_t d = from; d < m.dims.size(); ++d) bytes += m.dims[d].stride * m.dims[d].steps;
+    return bytes;
+}
+
+// Whether dimensions [da ..) of a and [db ..) of b never meet, b beginning `delta` bytes after a. Steps of the largest
+// stride s are taken out of both: what remains is compared modulo s, at each of the two ways in which it can meet.
+bool never_meet(const Memory& a, std::size_t da, const Memory& b, std::size_t db, std::int64_t delta) {
+    if (delta >= span(a, da) || -delta >= span(b, db)) return true;
+    const std::int64_t stride_a = da < a.dims.size() ? a.dims[da].stride : 0;
+    const std::int64_t stride_b = db < b.dims.size() ? b.dims[db].stride : 0;
+    const std::int64_t s = std::max(stride_a, stride_b);
+    if (s == 0) return false;
+    while (da < a.dims.size() && a.dims[da].stride == s) ++da;
+    while (db < b.dims.size() && b.dims[db].stride == s) ++db;
+    const std::int64_t rest_a = span(a, da), rest_b = span(b, db);
+    if (rest_a > s || rest_b > s) return false;
+    const std::int64_t behind = (delta % s + s) % s;
+    return (behind >= rest_a || never_meet(a, da, b, db, behind)) &&
+           (behind + rest_b <= s || never_meet(a, da, b, db, behind - s));
+}
+
+}  // namespace
+
+Memory memory_of(const TensorView& view) { return memory_of_view(view, item_size(view.dtype)); }
+Memory memory_of(const WhereView& view) { return memory_of_view(view, 1); }
+
+bool disjoint(const Memory& a, const Memory& b) {
+    if (a.item == 0 || b.item == 0) return true;
+    return never_meet(a, 0, b, 0, static_cast<std::int64_t>(b.begin - a.begin));
+}
+
+bool overlaps_itself(const Memory& memory) {
+    for (std::size_t d = 0; d < memory.dims.size(); ++d) {
+        if (memory.dims[d].stride < span(memory, d + 1)) return true;
+    }
+    return false;
+}
+
+bool same_memory(const TensorView& a, const TensorView& b) {
+    if (a.data != b.data || a.ndim != b.ndim || a.dtype != b.dtype) return false;
+    for (int d = 0; d < a.ndim; ++d) {
+        if (a.shape[d] != b.shape[d] || (a.shape[d] > 1 && a.strides[d] != b.strides[d])) return false;
+    }
+    return true;
+}
+
+}  // namespace bnfast::api

@@ -1,0 +1,143 @@
+"""Arrows between the layers point down only."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from architecture.tree import CPP, ROOT, code, files, includes, name
+
+STANDARD = re.compile(r"^[a-z_]+$")  # <vector>, and no <x.h>
+INTRINSICS = {"immintrin.h", "arm_neon.h"}
+KERNELS = re.compile(r"^(bnfast/\w+\.h|cpu/kernels/\w+\.h|math/\w+\.h|cstdint|cstddef)$")
+
+# folder below cpp/, what its files may include
+MAY_INCLUDE = {
+    "include/bnfast": lambda i: bool(STANDARD.match(i)) or bool(re.match(r"^bnfast/\w+\.h$", i)),
+    "src/math": lambda i: (
+        bool(re.match(r"^math/\w+\.h$", i)) or i in {"cstdint", "cstddef", *INTRINSICS}
+    ),
+    "src/cpu/kernels": lambda i: bool(KERNELS.match(i)) or i in INTRINSICS,
+    "src/cpu": lambda i: (
+        not re.match(r"^(api/|cuda|pybind11|Python)", i) and not i.startswith("math/")
+    ),
+    "src/api": lambda i: (
+        not re.match(r"^(pybind11|Python|omp\.h|math/)", i) and i not in INTRINSICS
+    ),
+    "bindings": lambda i: (
+        bool(STANDARD.match(i))
+        or (
+            bool(re.match(r"^(bnfast/\w+\.h|pybind11/.+|\w+\.h)$", i))
+            and i not in {"omp.h", *INTRINSICS}
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("folder", MAY_INCLUDE)
+def test_includes(folder):
+    found = [
+        path
+        for path in files(f"cpp/{folder}", ".h", ".cpp")
+        if folder != "src/cpu" or path.parent.name == "cpu"
+    ]
+    assert found
+    wrong = [
+        f"{name(p)} includes {i}" for p in found for i in includes(p) if not MAY_INCLUDE[folder](i)
+    ]
+    assert wrong == []
+
+
+def test_bindings_own_headers_are_their_own():
+    own = {p.name for p in files("cpp/bindings", ".h")}
+    local = {
+        i
+        for p in files("cpp/bindings", ".h", ".cpp")
+        for i in includes(p)
+        if i.endswith(".h") and "/" not in i
+    }
+    assert local <= own
+
+
+def test_every_folder_has_its_rule():
+    folders = {p.parent.relative_to(CPP).as_posix() for p in files("cpp", ".h", ".cpp")}
+    assert folders - set(MAY_INCLUDE) <= {"src/cuda"}
+
+
+def test_one_file_names_openmp():
+    users = [
+        name(p)
+        for p in files("cpp", ".h", ".cpp")
+        if "omp.h" in includes(p) or re.search(r"#\s*pragma\s+omp|\bomp_\w+\s*\(", code(p))
+    ]
+    assert len(users) == 1
+
+
+def test_pybind11_is_in_the_bindings_only():
+    users = {
+        p.parent.name
+        for p in files("cpp", ".h", ".cpp")
+        if re.search(r"pybind11|\bPy[A-Z]\w+", code(p))
+    }
+    assert users == {"bindings"}
+
+
+def test_kernels_use_no_templates_of_std():
+    allowed = re.compile(r"std::(u?int(8|16|32|64)_t|uintptr_t|size_t|ptrdiff_t)\b")
+    wrong = {
+        f"{name(p)}: {use}"
+        for folder in ("cpp/src/math", "cpp/src/cpu/kernels")
+        for p in files(folder, ".h", ".cpp")
+        for use in re.findall(r"std::\w+", code(p))
+        if not allowed.fullmatch(use)
+    }
+    assert wrong == set()
+
+
+def test_kernels_do_not_throw():
+    for folder in ("cpp/src/math", "cpp/src/cpu"):
+        for path in files(folder, ".h", ".cpp"):
+            assert not re.search(r"\bthrow\b", code(path)), name(path)
+
+
+def python_imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)} has a relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_python_imports_form_no_circle():
+    modules = {f"bnfast.{p.stem}": p for p in files("python/bnfast", ".py") if p.stem != "__init__"}
+    graph = {m: {i for i in python_imports(p) if i in modules} - {m} for m, p in modules.items()}
+    while graph:
+        leaves = {m for m, needs in graph.items() if not needs & graph.keys()}
+        assert leaves, f"a circle among {sorted(graph)}"
+        graph = {m: needs for m, needs in graph.items() if m not in leaves}
+
+
+def test_only_thin_modules_touch_the_core():
+    users = {
+        p.stem
+        for p in files("python/bnfast", ".py")
+        if any(i == "bnfast._core" or i.startswith("bnfast._core.") for i in python_imports(p))
+    }
+    assert not users & {"_layers", "_presets", "_running", "_fold"}
+
+
+def test_frameworks_are_imported_by_their_adapters_only():
+    frameworks = {"torch", "jax", "keras", "tensorflow", "cupy", "onnx"}
+    for path in files("python/bnfast", ".py"):
+        tops = {i.split(".")[0] for i in python_imports(path)}
+        adapted = tops & frameworks
+        assert not adapted or path.stem in adapted, name(path)
+
+
+def test_nothing_of_the_build_is_committed_as_source():
+    assert not files("cpp", ".o", ".so", ".a", ".ii")
+    assert (ROOT / "pyproject.toml").exists()
