@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import philox_reference as reference
 import pytest
-from cases import ACTIVATIONS, DTYPES
+from cases import ACTIVATIONS, DTYPES, as_view
 
 import bnfast
 
@@ -157,7 +157,8 @@ def assert_fused_is_separate(x, dy, rate, *, exact=True, **arguments):
     if 0 < rate < 1 and y.size > 1000 and "where" not in arguments:
         mask = reference.dropout_mask(x.shape, rate, seed=seed, offset=offset)
         assert np.all(y[~mask] == 0) and np.any(y[mask] != 0)
-        assert np.any(grads.dx[~mask] != 0)  # x there still moves mean and var
+        if not mask.all():  # x there still moves mean and var
+            assert np.any(grads.dx[~mask] != 0)
         assert grads.dresidual is None or np.all(grads.dresidual[~mask] == 0)
 
 
@@ -196,23 +197,39 @@ def test_fused_with_where(shape, axis, dtype):
     assert_fused_is_separate(x, dy, 0.4, axis=axis, activation="silu", where=where)
 
 
-@pytest.mark.parametrize("order", [(0, 2, 3, 1), (3, 2, 1, 0), (1, 0, 2, 3)])
+@pytest.mark.parametrize("view", ["strided", "negative", "unaligned"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_fused_mask_goes_by_logical_index(dtype, order):
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_fused_on_views(shape, axis, dtype, view):
+    x, dy = numbers(shape, dtype), numbers(shape, dtype, 1)
+    assert_fused_is_separate(as_view(x, view), dy, 0.5, axis=axis, activation="tanh")
+    assert_fused_is_separate(x, as_view(dy, view), 0.5, axis=axis, activation="tanh")
+
+
+@pytest.mark.parametrize("view", ["F", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_fused_mask_goes_by_logical_index(shape, axis, dtype, view):
     """Whatever the order of x in memory, element i is the i-th in C order of the shape."""
-    shape = (6, 8, 5, 7)
-    x = numbers(shape, dtype)
-    laid = np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order))
-    dy = numbers(shape, dtype, 1)
-    assert_fused_is_separate(laid, dy, 0.5, axis=1, activation="tanh")
-    strided = np.zeros([2 * n for n in shape], dtype)[tuple(slice(1, None, 2) for _ in shape)]
-    strided[...] = x
-    assert_fused_is_separate(strided, dy[..., ::-1], 0.5, axis=1, activation="tanh")
-    _, ctx = bnfast.batch_norm(x, dropout=0.5, seed=3)
-    want = bnfast.batch_norm_backward(dy, ctx).dx
-    _, ctx = bnfast.batch_norm(laid, dropout=0.5, seed=3)
-    got = bnfast.batch_norm_backward(dy, ctx).dx
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    x, dy = numbers(shape, dtype), numbers(shape, dtype, 1)
+    arguments = {"axis": axis, "dropout": 0.5, "seed": 3, "offset": 1}
+    y, ctx = bnfast.batch_norm(x, **arguments)
+    grads = bnfast.batch_norm_backward(dy, ctx)
+    got, ctx = bnfast.batch_norm(as_view(x, view), **arguments)
+    other = bnfast.batch_norm_backward(as_view(dy, view), ctx)
+    mask = bnfast.dropout_mask(shape, 0.5, seed=3, offset=1)
+    np.testing.assert_array_equal(got[~mask], 0)
+    assert np.count_nonzero(got) > 0.99 * mask.sum()
+    rounding = {"rtol": 0.02, "atol": 0.02} if y.itemsize == 2 else {"rtol": 1e-4, "atol": 1e-5}
+    for a, b in ((got, y), (other.dx, grads.dx)):
+        np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), **rounding)
+
+
+@pytest.mark.xfail(strict=True, reason="with dropout, statistics are summed in index order")
+def test_moments_of_another_layout_are_those_of_the_fused_call():
+    x = as_view(numbers((6, 8, 5, 7), np.float64), "channels_last")
+    _, ctx = bnfast.batch_norm(x, dropout=0.5, seed=1)
+    assert ctx.moments == bnfast.moments(x)
 
 
 @pytest.mark.parametrize(

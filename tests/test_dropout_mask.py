@@ -131,15 +131,17 @@ def test_a_longer_array_begins_with_the_mask_of_a_shorter(n):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(6, 5, 7, 9), (700, 301), (40000,)])
 def test_one_mask_for_every_dtype_and_layout(shape, dtype, view, target):
-    x = as_view(np.ones(shape, dtype), view)
+    values = np.random.default_rng(1).uniform(1, 2, shape).astype(dtype)
     mask = bnfast.dropout_mask(shape, 0.4, seed=11, offset=3)
-    y, _ = bnfast.dropout(x, 0.4, seed=11, offset=3, mode="classic")
+    arguments = {"rate": 0.4, "seed": 11, "offset": 3, "mode": "classic"}
+    x = as_view(values, view)
+    y, _ = bnfast.dropout(x, **arguments)
     assert y.dtype == dtype
-    np.testing.assert_array_equal(y.astype(bool), mask)
+    np.testing.assert_array_equal(y, np.where(mask, x, 0))
     out = as_view(np.full(shape, 7, dtype), view if view != "broadcast" else "strided")
-    y, _ = bnfast.dropout(np.ones(shape, dtype), 0.4, seed=11, offset=3, mode="classic", out=out)
+    y, _ = bnfast.dropout(values, **arguments, out=out)
     assert y is out
-    np.testing.assert_array_equal(out.astype(bool), mask)
+    np.testing.assert_array_equal(out, np.where(mask, values, 0))
 
 
 @pytest.mark.parametrize("axes", [(), (2, 3), (0,), (1, 3)])

@@ -76,7 +76,7 @@ TensorView optional_view_of(const char* operation, const char* name, const py::h
 TensorView channel_view_of(const char* operation, const char* name, const py::handle& object) {
     TensorView view;
     if (object.is_none()) return view;
-    constexpr const char* kExpected = "a NumPy array of float32 or float64 in native byte order";
+    constexpr const char* kExpected = "float32 or float64 in native byte order";
     if (!py::isinstance<py::array>(object)) wrong_type(operation, name, object, kExpected);
     const py::array array = py::reinterpret_borrow<py::array>(object);
     const int number = array.dtype().num();

@@ -45,7 +45,8 @@ BatchNormInputs inputs_of(const char* operation, const py::handle& x, const py::
 // mean and var are not optional.
 TensorView statistic_view_of(const char* operation, const char* name, const py::handle& object) {
     if (object.is_none()) {
-        throw TypeError(std::string(operation) + ": " + name + " has type NoneType, expected a NumPy array of float32 or float64");
+        throw TypeError(std::string(operation) + ": " + name +
+                        " has type NoneType, expected a NumPy array of float32 or float64");
     }
     return channel_view_of(operation, name, object);
 }
@@ -79,9 +80,7 @@ py::object moments_object(const Moments& m) {
     return make(count_array(m.count), float64_array(m.mean), float64_array(m.m2), float64_array(m.mean_low));
 }
 
-bool is_double(const BatchNormContext& context) {
-    return context.x.dtype().num() == py::detail::npy_api::NPY_DOUBLE_;
-}
+bool is_double(const BatchNormContext& context) { return context.x.dtype().num() == py::detail::npy_api::NPY_DOUBLE_; }
 
 std::vector<double> saved_row(const BatchNormContext& context, const double* row) {
     return std::vector<double>(row, row + context.saved.channels);
@@ -113,10 +112,14 @@ py::object moments_entry(const py::object& x, int axis, const py::object& where)
 
 py::tuple batch_norm_entry(const py::object& x, const py::object& gamma, const py::object& beta, int axis, double eps,
                            const py::object& residual, int activation, double slope, const py::object& where,
-                           const py::object& stats, int eps_placement, const py::object& out) {
+                           const py::object& stats, int eps_placement, const py::object& out, double dropout,
+                           std::uint64_t seed, std::uint64_t offset) {
     const char* const operation = "batch_norm";
     const BatchNormInputs inputs = inputs_of(operation, x, gamma, beta, residual, where);
-    const BatchNormOptions options = options_of(axis, eps, eps_placement, activation, slope);
+    BatchNormOptions options = options_of(axis, eps, eps_placement, activation, slope);
+    options.dropout = dropout;
+    options.seed = seed;
+    options.offset = offset;
     std::optional<Moments> given;
     if (!stats.is_none()) given = moments_of(operation, stats);
     auto context = std::make_unique<BatchNormContext>();
@@ -224,7 +227,11 @@ void register_batch_norm(py::module_& m) {
         .def_property_readonly(
             "invstd",
             [](BatchNormContext& c) { return channel_array(c.saved.invstd(), c.saved.channels, is_double(c)); },
-            "1 / sqrt(var + eps), or 1 / (sqrt(var) + eps).");
+            "1 / sqrt(var + eps), or 1 / (sqrt(var) + eps).")
+        .def_property_readonly(
+            "seed", [](const BatchNormContext& c) { return c.saved.options.seed; }, "Seed of the dropout mask.")
+        .def_property_readonly(
+            "offset", [](const BatchNormContext& c) { return c.saved.options.offset; }, "Stream of the dropout mask.");
     m.def("moments", &moments_entry);
     m.def("batch_norm", &batch_norm_entry);
     m.def("batch_norm_inference", &inference_entry);

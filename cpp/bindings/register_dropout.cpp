@@ -22,7 +22,8 @@ py::array dropout_entry(const char* operation, const py::object& x, double rate,
 
 py::array mask_entry(const std::vector<std::int64_t>& shape, double rate, std::uint64_t seed, std::uint64_t offset,
                      std::vector<int> broadcast_axes) {
-    if (shape.size() > static_cast<std::size_t>(kMaxDims)) throw ValueError("dropout_mask: shape has too many dimensions");
+    if (shape.size() > static_cast<std::size_t>(kMaxDims))
+        throw ValueError("dropout_mask: shape has too many dimensions");
     py::array mask(py::dtype::of<bool>(), std::vector<py::ssize_t>(shape.begin(), shape.end()));
     std::uint8_t* const data = static_cast<std::uint8_t*>(mask.mutable_data());
     const DropoutOptions options{rate, seed, offset, DropoutMode::kInverted, std::move(broadcast_axes)};

@@ -47,7 +47,8 @@ void register_runtime(py::module_& m) {
     m.def("private_cache_bytes", &private_cache_bytes);
     m.def("stream", [](const py::array& dst, const py::sequence& sources, int threads) {
         std::vector<py::array_t<float, py::array::c_style>> arrays;
-        for (const py::handle& source : sources) arrays.push_back(py::cast<py::array_t<float, py::array::c_style>>(source));
+        for (const py::handle& source : sources)
+            arrays.push_back(py::cast<py::array_t<float, py::array::c_style>>(source));
         if (dst.dtype().num() != py::detail::npy_api::NPY_FLOAT_) throw TypeError("stream: dst is not float32");
         stream_sum_arrays(py::reinterpret_borrow<py::array_t<float, py::array::c_style>>(dst), arrays, threads);
     });

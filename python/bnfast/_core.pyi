@@ -19,6 +19,10 @@ class BatchNormContext:
     def var(self) -> Array: ...
     @property
     def invstd(self) -> Array: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
 
 def moments(x: Array, axis: int, where: NDArray[np.bool_] | None, /) -> Moments: ...
 def batch_norm(
@@ -34,6 +38,9 @@ def batch_norm(
     stats: Moments | None,
     eps_placement: int,
     out: Array | None,
+    dropout: float,
+    seed: int,
+    offset: int,
     /,
 ) -> tuple[Array, BatchNormContext]: ...
 def batch_norm_inference(

@@ -55,10 +55,14 @@ class DropoutContext:
 
 def check_rate(operation: str, argument: str, rate: Any) -> float:
     """Return a probability as a float in [0, 1]."""
+    if type(rate) is float and 0 <= rate <= 1:
+        return rate  # at once: a dropout of few elements takes 2 us
     return real_number(operation, argument, rate, low=0, high=1)
 
 
 def _whole_below(operation: str, argument: str, value: Any, bits: int) -> int:
+    if type(value) is int and value >> bits == 0:  # which for a negative number is -1
+        return value
     number = whole_number(operation, argument, value, low=0)
     if number >> bits:
         raise ValueError(f"{operation}: {argument} is {number}, expected less than 2**{bits}")
@@ -72,6 +76,8 @@ def check_offset(operation: str, offset: Any) -> int:
 
 def check_axes(operation: str, axes: Any) -> tuple[int, ...]:
     """Return axes as a tuple of ints that a C int holds; the core knows which of them x has."""
+    if type(axes) is tuple and not axes:
+        return ()
     try:
         numbers = tuple(operator.index(axis) for axis in axes)
         unfit = any(isinstance(axis, bool) for axis in axes)

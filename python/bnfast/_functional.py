@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfast import _core
 from bnfast._core import BatchNormContext
+from bnfast._dropout import check_offset, check_rate, draw_seed
 from bnfast._moments import GradientSums, Moments
+
+if TYPE_CHECKING:
+    from bnfast._dropout import Seed
 
 Array = NDArray[Any]
 
@@ -71,6 +75,9 @@ def batch_norm(
     residual: Array | None = None,
     activation: str | None = None,
     activation_slope: float = 0.01,
+    dropout: float = 0.0,
+    seed: Seed = None,
+    offset: int = 0,
     where: NDArray[np.bool_] | None = None,
     stats: Moments | None = None,
     eps_placement: str = "var",
@@ -78,8 +85,8 @@ def batch_norm(
 ) -> tuple[Array, BatchNormContext]:
     """Batch normalization in training mode, with what follows it in the same pass over memory.
 
-    ``y = act(gamma * (x - mean) / sqrt(var + eps) + beta + residual)`` with the mean and the biased
-    variance of every channel over all axes but `axis` [1]_.
+    ``y = drop(act(gamma * (x - mean) / sqrt(var + eps) + beta + residual))`` with the mean and the
+    biased variance of every channel over all axes but `axis` [1]_.
 
     Parameters
     ----------
@@ -97,6 +104,14 @@ def batch_norm(
         "gelu" is the form with erf.
     activation_slope : float
         Slope of "leaky_relu" for negative arguments.
+    dropout : float
+        Rate in [0, 1] of dropout behind the activation, with inverted scaling: what
+        :func:`dropout` would do to y, from the same `seed` and `offset` (bit for bit, but in 16-bit
+        types, where y is rounded once and not twice).
+    seed : int, numpy.random.Generator or None
+        As in :func:`dropout`; ``ctx.seed`` tells the one that was used.
+    offset : int
+        As in :func:`dropout`.
     where : ndarray of bool, optional
         Broadcasts to the shape of `x` with the channel axis removed or of length 1. Elements where
         it is False take no part: y and gradients are 0 whatever x, residual and dy hold there.
@@ -137,6 +152,12 @@ def batch_norm(
     """
     act = _choice("batch_norm", "activation", activation, _ACTIVATIONS)
     placement = _choice("batch_norm", "eps_placement", eps_placement, _EPS_PLACEMENTS)
+    if seed is None and dropout == 0 and offset == 0:
+        seed = 0
+    else:
+        dropout = check_rate("batch_norm", "dropout", dropout)
+        seed = draw_seed("batch_norm", seed)
+        offset = check_offset("batch_norm", offset)
     try:
         return _core.batch_norm(
             x,
@@ -151,6 +172,9 @@ def batch_norm(
             stats,
             placement,
             out,
+            dropout,
+            seed,
+            offset,
         )
     except TypeError:
         _check_numbers("batch_norm", axis, eps=eps, activation_slope=activation_slope)

@@ -20,7 +20,9 @@ def _check_environment() -> None:
             f"BNFAST_TARGET is {target!r}, expected one of {', '.join(_core.targets())} on this machine"
         )
     threads = os.environ.get("BNFAST_NUM_THREADS")
-    if threads is not None and not (threads.isascii() and threads.isdecimal() and 1 <= int(threads) <= 65536):
+    if threads is not None and not (
+        threads.isascii() and threads.isdecimal() and 1 <= int(threads) <= 65536
+    ):
         raise ImportError(f"BNFAST_NUM_THREADS is {threads!r}, expected an integer from 1 to 65536")
 
 
@@ -151,7 +153,8 @@ def show_config() -> None:
     rows = {
         "bnfast": _core.__version__,
         "targets": names,
-        "threads": f"{get_num_threads()} set, {_core.usable_cpus()} CPUs usable, {_core.threading_name()}",
+        "threads": f"{get_num_threads()} set, {_core.usable_cpus()} CPUs usable, "
+        f"{_core.threading_name()}",
         "L2 a core": f"{_core.private_cache_bytes() // 1024} KiB",
         "CUDA": "not built in",
         "Python": platform.python_version(),

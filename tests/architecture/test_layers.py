@@ -13,6 +13,9 @@ STANDARD = re.compile(r"^[a-z_]+$")  # <vector>, and no <x.h>
 INTRINSICS = {"immintrin.h", "arm_neon.h"}
 KERNELS = re.compile(r"^(bnfast/\w+\.h|cpu/kernels/\w+\.h|math/\w+\.h|cstdint|cstddef)$")
 
+# Plain numbers that every layer may know: which elements dropout keeps.
+PLAIN = {"math/dropout_bits.h"}
+
 # folder below cpp/, what its files may include
 MAY_INCLUDE = {
     "include/bnfast": lambda i: bool(STANDARD.match(i)) or bool(re.match(r"^bnfast/\w+\.h$", i)),
@@ -21,10 +24,13 @@ MAY_INCLUDE = {
     ),
     "src/cpu/kernels": lambda i: bool(KERNELS.match(i)) or i in INTRINSICS,
     "src/cpu": lambda i: (
-        not re.match(r"^(api/|cuda|pybind11|Python)", i) and not i.startswith("math/")
+        not re.match(r"^(api/|cuda|pybind11|Python)", i)
+        and (i in PLAIN or not i.startswith("math/"))
     ),
     "src/api": lambda i: (
-        not re.match(r"^(pybind11|Python|omp\.h|math/)", i) and i not in INTRINSICS
+        not re.match(r"^(pybind11|Python|omp\.h)", i)
+        and (i in PLAIN or not i.startswith("math/"))
+        and i not in INTRINSICS
     ),
     "bindings": lambda i: (
         bool(STANDARD.match(i))

@@ -39,6 +39,8 @@ struct BatchNormOptions {
     EpsPlacement eps_placement = EpsPlacement::kVar;
     Activation activation = Activation::kNone;
     double activation_slope = 0.01;
+    double dropout = 0.0;  // rate; inverted scaling, mask as in bnfast/dropout.h
+    std::uint64_t seed = 0, offset = 0;
 };
 
 // Views without data are absent. gamma, beta: float32 or float64, one entry a channel.
@@ -50,7 +52,7 @@ struct BatchNormInputs {
 // What backward needs beyond the tensors: per-channel numbers only.
 struct BatchNormSaved {
     BatchNormOptions options;
-    bool frozen = false;         // mean and var are constants
+    bool frozen = false;  // mean and var are constants
     bool has_gamma = false;
     bool has_beta = false;
     bool foreign_stats = false;  // statistics of another batch than x: backward needs that batch's sums

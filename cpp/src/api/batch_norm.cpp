@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "api/checks.h"
+#include "api/dropout_rate.h"
 #include "api/geometry.h"
 #include "api/memory.h"
 #include "cpu/batch_norm.h"
@@ -35,7 +36,7 @@ cpu::ChannelStatistics statistics_of(BatchNormSaved& saved) {
 class Call {
   public:
     Call(const BatchNormInputs& inputs, const BatchNormOptions& options, int axis)
-        : order_(api::layout_order(inputs.x, axis)),
+        : order_(options.dropout > 0 ? api::index_order(inputs.x, axis) : api::layout_order(inputs.x, axis)),
           where_(api::order_where(inputs.where, inputs.x, order_)),
           x_(inputs.x, order_, Use::kRead) {
         problem.dtype = inputs.x.dtype;
@@ -44,12 +45,15 @@ class Call {
         problem.where = where_.bits;
         problem.activation = options.activation;
         problem.activation_slope = options.activation_slope;
+        problem.dropout = api::dropout_bits(options.dropout, options.seed, options.offset);
+        problem.dropout_scale = api::dropout_scale(options.dropout);
+        problem.all_channels = order_.geometry.channels;
         problem.eps = options.eps;
         problem.eps_placement = options.eps_placement;
     }
 
-    void read(cpu::Operand cpu::Problem::*operand, const TensorView& view) { add(operand, view, Use::kRead); }
-    void write(cpu::Operand cpu::Problem::*operand, const TensorView& view) { add(operand, view, Use::kWrite); }
+    void read(cpu::Operand cpu::Problem::* operand, const TensorView& view) { add(operand, view, Use::kRead); }
+    void write(cpu::Operand cpu::Problem::* operand, const TensorView& view) { add(operand, view, Use::kWrite); }
     void finish() {
         for (OrderedTensor& output : outputs_) output.finish();
     }
@@ -57,7 +61,7 @@ class Call {
     cpu::Problem problem;
 
   private:
-    void add(cpu::Operand cpu::Problem::*operand, const TensorView& view, Use use) {
+    void add(cpu::Operand cpu::Problem::* operand, const TensorView& view, Use use) {
         if (view.data == nullptr) return;
         std::vector<OrderedTensor>& tensors = use == Use::kRead ? inputs_ : outputs_;
         tensors.emplace_back(view, order_, use);
@@ -75,6 +79,7 @@ int check_forward(const char* operation, const BatchNormInputs& inputs, const Ba
                   const TensorView& y, bool may_overwrite_x) {
     const int axis = api::check_axis(operation, inputs.x, options.axis);
     api::check_options(operation, options);
+    api::check_rate(operation, "dropout", options.dropout);
     check_channel_values(operation, "gamma", inputs.gamma, inputs.x, axis);
     check_channel_values(operation, "beta", inputs.beta, inputs.x, axis);
     check_like(operation, "residual", inputs.residual, "x", inputs.x);
@@ -213,8 +218,9 @@ void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, Ba
     check_disjoint(operation, dx, inputs.where);
     api::check_output(operation, dx);
     if (total == nullptr && saved.foreign_stats) {
-        fail(operation, "sums is None, expected the GradientSums of the whole batch, since stats counted other elements "
-                        "than x has");
+        fail(operation,
+             "sums is None, expected the GradientSums of the whole batch, since stats counted other elements "
+             "than x has");
     }
     if (total != nullptr && total->count.size() != static_cast<std::size_t>(saved.channels)) {
         fail(operation, "sums has " + std::to_string(total->count.size()) + " channels, expected " +

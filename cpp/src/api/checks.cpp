@@ -76,7 +76,8 @@ void check_like(const std::string& operation, const std::string& name, const Ten
     }
     bool same = value.ndim == x.ndim;
     for (int d = 0; same && d < x.ndim; ++d) same = value.shape[d] == x.shape[d];
-    if (!same) fail(operation, name + " has shape " + shape_text(value) + ", expected " + shape_text(x) + " as " + like);
+    if (!same)
+        fail(operation, name + " has shape " + shape_text(value) + ", expected " + shape_text(x) + " as " + like);
 }
 
 void check_where(const std::string& operation, const WhereView& where, const TensorView& x, int axis) {
@@ -91,7 +92,8 @@ void check_rate(const std::string& operation, const std::string& name, double ra
 }
 
 void check_output(const std::string& operation, const TensorView& out) {
-    if (overlaps_itself(memory_of(out))) fail(operation, "out has elements that share memory, expected memory of their own");
+    if (overlaps_itself(memory_of(out)))
+        fail(operation, "out has elements that share memory, expected memory of their own");
 }
 
 void check_disjoint(const std::string& operation, const TensorView& out, const WhereView& where) {

@@ -99,6 +99,16 @@ LayoutOrder layout_order(const TensorView& x, int axis) {
     return order;
 }
 
+LayoutOrder index_order(const TensorView& x, int axis) {
+    TensorView dense = x;
+    std::int64_t stride = 1;
+    for (int d = x.ndim - 1; d >= 0; --d) {
+        dense.strides[d] = stride;
+        stride *= x.shape[d] > 0 ? x.shape[d] : 1;
+    }
+    return layout_order(dense, axis);
+}
+
 OrderedTensor::OrderedTensor(const TensorView& view, const LayoutOrder& order, Use use) : view_(view), order_(&order) {
     if (view.data == nullptr) return;
     const Geometry& g = order.geometry;

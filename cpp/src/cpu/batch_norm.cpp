@@ -1,141 +1,44 @@
-// Batch normalization on the CPU: groups of channels that stay in cache between their sweeps, or two sweeps of the whole.
+// Batch normalization on the CPU: groups of channels that stay in cache between their sweeps, or two sweeps of the
+// whole.
 #include "cpu/batch_norm.h"
 
 #include <algorithm>
 
-#include "cpu/plan.h"
-#include "cpu/scratch.h"
+#include "cpu/dropout.h"
+#include "cpu/sweep.h"
 
 namespace bnfast::cpu {
 namespace {
-
-std::int64_t padded(std::int64_t channels) { return channels + kPadding; }
-
-Operand from_channel(const Operand& operand, std::int64_t channel, DType dtype) {
-    Operand result = operand;
-    if (result.data != nullptr) {
-        result.data = static_cast<char*>(result.data) + channel * operand.channel_stride * item_size(dtype);
-    }
-    return result;
-}
-
-// The problem of channels [begin, end) alone.
-Problem channel_range(const Problem& problem, std::int64_t begin, std::int64_t end) {
-    Problem part = problem;
-    part.geometry.channels = end - begin;
-    for (Operand Problem::*operand :
-         {&Problem::x, &Problem::residual, &Problem::y, &Problem::dy, &Problem::dx, &Problem::dresidual}) {
-        part.*operand = from_channel(problem.*operand, begin, problem.dtype);
-    }
-    return part;
-}
-
-ChannelStatistics from_channel(const ChannelStatistics& s, std::int64_t channel) {
-    return {s.count + channel,  s.mean + channel,  s.mean_low + channel, s.m2 + channel,
-            s.invstd + channel, s.gamma + channel, s.beta + channel};
-}
-
-const ElementKernels& kernels_of(const Problem& problem) {
-    return active_target().elements[static_cast<int>(problem.dtype)];
-}
-
-// --- blocks -----------------------------------------------------------------------------------------------------
-
-std::int64_t count_bits(const std::uint8_t* row, std::int64_t begin, std::int64_t end) {
-    std::int64_t count = 0;
-    for (std::int64_t i = begin; i < end; ++i) count += (row[i >> 3] >> (i & 7)) & 1;
-    return count;
-}
-
-// The elements of each block of a channel that take part; returns their sum.
-double count_elements(const Problem& problem, const Blocks& blocks, double* counts) {
-    const Geometry& g = problem.geometry;
-    double total = 0;
-    for (std::int64_t b = 0; b < blocks.count; ++b) {
-        std::int64_t count = 0;
-        const std::int64_t outer_begin = blocks.pieces > 1 ? b / blocks.pieces : b * blocks.outer_per_block;
-        const std::int64_t outer_end =
-            blocks.pieces > 1 ? outer_begin + 1 : std::min(g.outer, outer_begin + blocks.outer_per_block);
-        const std::int64_t inner_begin = blocks.pieces > 1 ? (b % blocks.pieces) * blocks.piece : 0;
-        const std::int64_t inner_end = blocks.pieces > 1 ? std::min(g.inner, inner_begin + blocks.piece) : g.inner;
-        if (problem.where.bits == nullptr) {
-            count = (outer_end - outer_begin) * (inner_end - inner_begin);
-        } else if (g.rows) {
-            count = count_bits(problem.where.bits, outer_begin, outer_end);
-        } else {
-            for (std::int64_t o = outer_begin; o < outer_end; ++o) {
-                count += count_bits(problem.where.bits + o * problem.where.pitch, inner_begin, inner_end);
-            }
-        }
-        counts[b] = static_cast<double>(count);
-        total += counts[b];
-    }
-    return total;
-}
-
-struct BlockCounts {
-    Blocks blocks;
-    const double* each;
-    double total;
-};
-
-BlockCounts count_blocks(const Problem& problem, Scratch& scratch) {
-    BlockCounts result;
-    result.blocks = cut_blocks(problem.geometry);
-    double* each = scratch.take<double>(result.blocks.count + 1);
-    result.total = count_elements(problem, result.blocks, each);
-    result.each = each;
-    return result;
-}
-
-// Block results are kept as [block][channel], so that merging runs over channels.
-BlockMoments take_block_moments(Scratch& scratch, std::int64_t blocks, std::int64_t pitch) {
-    return {scratch.take<double>(blocks * pitch), scratch.take<double>(blocks * pitch),
-            scratch.take<double>(blocks * pitch)};
-}
-BlockSums take_block_sums(Scratch& scratch, std::int64_t blocks, std::int64_t pitch) {
-    return {scratch.take<double>(blocks * pitch), scratch.take<double>(blocks * pitch)};
-}
-
-void store_moments(const BlockMoments& merged, std::int64_t channels, double total, bool any_block,
-                   const ChannelStatistics& out) {
-    std::fill_n(out.count, channels, total);
-    if (any_block) {
-        std::copy_n(merged.mean, channels, out.mean);
-        std::copy_n(merged.mean_low, channels, out.mean_low);
-        std::copy_n(merged.m2, channels, out.m2);
-    } else {
-        std::fill_n(out.mean, channels, 0.0);
-        std::fill_n(out.mean_low, channels, 0.0);
-        std::fill_n(out.m2, channels, 0.0);
-    }
-}
 
 // --- coefficients -----------------------------------------------------------------------------------------------
 
 using MutableCoefficients = BasicCoefficients<void*>;
 
 MutableCoefficients take_coefficients(Scratch& scratch, const Problem& problem) {
-    const std::int64_t bytes =
-        padded(problem.geometry.channels) * static_cast<std::int64_t>(sizeof(double));
+    const std::int64_t bytes = padded(problem.geometry.channels) * static_cast<std::int64_t>(sizeof(double));
     const auto row = [&] { return static_cast<void*>(scratch.take<char>(bytes)); };
     return {row(), row(), row(), row(), row(), row(), row(), row()};
 }
 
 Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics& s, const MutableCoefficients& out) {
     const AffineInputs inputs{s.mean, s.mean_low, s.invstd, s.gamma, s.beta};
-    const bool prescaled = active_target().forward_coefficients(inputs, problem.dtype == DType::kFloat64,
-                                                                problem.geometry.channels, out);
-    return {prescaled ? out.prescale : nullptr, out.mean_high, out.mean_low, out.scale, out.shift, out.mean_dz,
-            out.projection, out.dx_scale};
+    const bool prescaled =
+        active_target().forward_coefficients(inputs, problem.dtype == DType::kFloat64, problem.geometry.channels, out);
+    return {prescaled ? out.prescale : nullptr,
+            out.mean_high,
+            out.mean_low,
+            out.scale,
+            out.shift,
+            out.mean_dz,
+            out.projection,
+            out.dx_scale};
 }
 
 void gradient_coefficients(const Problem& problem, const ChannelStatistics& s, bool constant_statistics,
                            const TotalSums& total, const Coefficients& affine, const MutableCoefficients& out) {
-    active_target().gradient_coefficients(
-        {s.count, s.m2, s.invstd, s.gamma, total.count, total.sum_dz, total.sum_dz_xmu, problem.eps_placement,
-         constant_statistics},
-        problem.dtype == DType::kFloat64, problem.geometry.channels, affine, out);
+    active_target().gradient_coefficients({s.count, s.m2, s.invstd, s.gamma, total.count, total.sum_dz,
+                                           total.sum_dz_xmu, problem.eps_placement, constant_statistics},
+                                          problem.dtype == DType::kFloat64, problem.geometry.channels, affine, out);
 }
 
 // Sums of dz * (x - mean) * prescale become sums of dz * (x - mean).
@@ -146,90 +49,26 @@ void undo_prescale(const Problem& problem, const Coefficients& affine, double* s
     }
 }
 
-// --- sweeps -----------------------------------------------------------------------------------------------------
+// --- dropout ----------------------------------------------------------------------------------------------------
 
-// Cuts the sweep of a whole tensor into tasks: [block ranges] x [channel ranges]. Planes go channel by channel as long
-// as there are enough of them; rows and few planes are cut along the blocks.
-struct Sweep {
-    std::int64_t channel_step, block_step, channel_tasks, block_tasks;
-    std::int64_t tasks() const { return channel_tasks * block_tasks; }
-};
-
-Sweep cut_sweep(const Problem& problem, const Blocks& blocks, int threads) {
-    constexpr std::int64_t kTasksPerThread = 8;
-    const std::int64_t wanted = kTasksPerThread * threads;
-    const std::int64_t channels = problem.geometry.channels;
-    Sweep sweep;
-    if (problem.geometry.rows) {
-        sweep.channel_step = std::max<std::int64_t>(channels, 1);
-        sweep.block_step = std::max<std::int64_t>(1, blocks.count / wanted);
-    } else {
-        sweep.channel_step = std::max<std::int64_t>(1, channels / wanted);
-        const std::int64_t channel_tasks = (channels + sweep.channel_step - 1) / sweep.channel_step;
-        sweep.block_step = std::max<std::int64_t>(1, blocks.count * channel_tasks / wanted);
-    }
-    sweep.block_step = std::min(sweep.block_step, std::max<std::int64_t>(blocks.count, 1));
-    sweep.channel_tasks = (channels + sweep.channel_step - 1) / sweep.channel_step;
-    sweep.block_tasks = (blocks.count + sweep.block_step - 1) / sweep.block_step;
-    return sweep;
-}
-
-BlockRange block_range(const Problem& problem, const Blocks& blocks, const Sweep& sweep, std::int64_t task,
-                       std::int64_t pitch) {
-    const std::int64_t channel = task / sweep.block_tasks * sweep.channel_step;
-    const std::int64_t block = task % sweep.block_tasks * sweep.block_step;
-    return {channel, std::min(channel + sweep.channel_step, problem.geometry.channels), block,
-            std::min(block + sweep.block_step, blocks.count), pitch};
-}
-
-// Runs body(tile) over the whole tensor, in tiles that follow each other in memory. Last tiles first: what the sweep
-// before read last is still in the caches.
-template <class Body>
-void sweep_tiles(const Problem& problem, int threads, const Body& body) {
-    constexpr std::int64_t kTilesPerThread = 16;
+// The keep bits of a problem, made once a call: backward looks at them twice.
+KeepBits make_keep_bits(const Problem& problem, Scratch& scratch, int threads) {
+    KeepBits keep;
+    if (!problem.has_dropout() || problem.elements() == 0) return keep;
     const Geometry& g = problem.geometry;
-    if (problem.elements() == 0) return;
-    const std::int64_t wanted = kTilesPerThread * threads;
-    const std::int64_t outer_step = std::max<std::int64_t>(1, g.outer / wanted);
-    const std::int64_t outer_tiles = (g.outer + outer_step - 1) / outer_step;
-    std::int64_t channel_step = g.channels, inner_step = g.inner;
-    if (!g.rows && outer_tiles < wanted) {
-        channel_step = std::max<std::int64_t>(1, g.channels * outer_tiles / wanted);
-        const std::int64_t tiles = outer_tiles * ((g.channels + channel_step - 1) / channel_step);
-        if (tiles < threads) inner_step = (g.inner * tiles / wanted + kLaneElements) / kLaneElements * kLaneElements;
+    keep.all_channels = problem.all_channels;
+    keep.first_channel = problem.first_channel;
+    keep.scale = problem.dropout_scale;
+    const std::int64_t runs = g.rows ? 1 : g.outer;
+    const std::int64_t run = g.rows ? problem.elements() : g.channels * g.inner;
+    keep.pitch = keep_bytes(run);
+    std::uint8_t* bits = scratch.take<std::uint8_t>(runs * keep.pitch);
+    for (std::int64_t r = 0; r < runs; ++r) {
+        const std::int64_t first = (r * keep.all_channels + keep.first_channel) * g.inner;
+        keep_bits(problem.dropout, static_cast<std::uint64_t>(g.rows ? 0 : first), run, bits + r * keep.pitch, threads);
     }
-    const std::int64_t channel_tiles = (g.channels + channel_step - 1) / channel_step;
-    const std::int64_t inner_tiles = (g.inner + inner_step - 1) / inner_step;
-    const std::int64_t tiles = outer_tiles * channel_tiles * inner_tiles;
-    parallel_for(tiles, threads, [&](std::int64_t task) {
-        const std::int64_t tile = tiles - 1 - task;
-        const std::int64_t o = tile / (channel_tiles * inner_tiles) * outer_step;
-        const std::int64_t c = tile / inner_tiles % channel_tiles * channel_step;
-        const std::int64_t i = tile % inner_tiles * inner_step;
-        body(Tile{o, std::min(o + outer_step, g.outer), c, std::min(c + channel_step, g.channels), i,
-                  std::min(i + inner_step, g.inner)});
-    });
-}
-
-// Runs body(begin, end) over groups of channels.
-template <class Body>
-void for_each_group(std::int64_t channels, std::int64_t per_group, int threads, const Body& body) {
-    parallel_for((channels + per_group - 1) / per_group, threads, [&](std::int64_t task) {
-        body(task * per_group, std::min(channels, (task + 1) * per_group));
-    });
-}
-
-// Channels whose blocks are merged by one task of a two-sweep call: short enough to share, long enough to vectorise.
-constexpr std::int64_t kMergedTogether = 64;
-
-// sum(range) for all blocks of the tensor, then merge(first channel, end) for all channels.
-template <class Sum, class Merge>
-void two_phase_sums(const Problem& problem, const Blocks& blocks, int threads, std::int64_t pitch, const Sum& sum,
-                    const Merge& merge) {
-    const Sweep sweep = cut_sweep(problem, blocks, threads);
-    parallel_for(sweep.tasks(), threads,
-                 [&](std::int64_t task) { sum(block_range(problem, blocks, sweep, task, pitch)); });
-    for_each_group(problem.geometry.channels, kMergedTogether, threads, merge);
+    keep.bits = bits;
+    return keep;
 }
 
 // --- forward ----------------------------------------------------------------------------------------------------
@@ -271,15 +110,25 @@ void fill_invstd(const Problem& problem, const ChannelStatistics& s) {
     active_target().invstd(s.m2, s.count, problem.eps, problem.eps_placement, problem.geometry.channels, s.invstd);
 }
 
-ForwardTask forward_task(const Problem& problem, const Coefficients& coefficients, bool streaming) {
-    return {problem.geometry, problem.x,          problem.residual,         problem.y, coefficients,
-            problem.where,    problem.activation, problem.activation_slope, streaming};
+ForwardTask forward_task(const Problem& problem, const Coefficients& coefficients, const KeepBits& keep,
+                         bool streaming) {
+    return {problem.geometry,
+            problem.x,
+            problem.residual,
+            problem.y,
+            coefficients,
+            problem.where,
+            keep,
+            problem.activation,
+            problem.activation_slope,
+            streaming};
 }
 
 void apply_together(const Problem& problem, const ChannelStatistics& s, int threads) {
     Scratch scratch;
     const Coefficients coefficients = affine_coefficients(problem, s, take_coefficients(scratch, problem));
-    const ForwardTask task = forward_task(problem, coefficients, worth_streaming(problem));
+    const KeepBits keep = make_keep_bits(problem, scratch, threads);
+    const ForwardTask task = forward_task(problem, coefficients, keep, worth_streaming(problem));
     sweep_tiles(problem, threads, [&](const Tile& tile) { kernels_of(problem).forward(task, tile); });
 }
 
@@ -326,7 +175,8 @@ void forward(const Problem& problem, const ChannelStatistics& out) {
         Scratch mine;
         const Coefficients coefficients = affine_coefficients(group, statistics, take_coefficients(mine, group));
         const Geometry& g = group.geometry;
-        kernels_of(group).forward(forward_task(group, coefficients, streaming),
+        const KeepBits keep = make_keep_bits(group, mine, 1);
+        kernels_of(group).forward(forward_task(group, coefficients, keep, streaming),
                                   {0, g.outer, 0, g.channels, 0, g.inner});
     });
 }
@@ -336,14 +186,15 @@ void forward(const Problem& problem, const ChannelStatistics& out) {
 namespace {
 
 BackwardTask backward_task(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients,
-                           bool streaming) {
+                           const KeepBits& keep, bool streaming) {
     const Operand residual = problem.backward_reads_residual() ? problem.residual : Operand{};
-    return {problem.geometry,  blocks,       problem.x,     residual,           problem.dy,               problem.dx,
-            problem.dresidual, coefficients, problem.where, problem.activation, problem.activation_slope, streaming};
+    return {problem.geometry,  blocks,       problem.x,     residual, problem.dy,         problem.dx,
+            problem.dresidual, coefficients, problem.where, keep,     problem.activation, problem.activation_slope,
+            streaming};
 }
 
-void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients, double* sum_dz,
-               double* sum_dz_xmu) {
+void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients, const KeepBits& keep,
+               double* sum_dz, double* sum_dz_xmu) {
     Scratch scratch;
     const std::int64_t channels = problem.geometry.channels, pitch = padded(channels);
     const BlockSums sums = take_block_sums(scratch, std::max<std::int64_t>(blocks.count, 1), pitch);
@@ -351,7 +202,7 @@ void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients&
         std::fill_n(sums.dz, channels, 0.0);
         std::fill_n(sums.dz_xmu, channels, 0.0);
     }
-    kernels_of(problem).backward_sums(backward_task(problem, blocks, coefficients, false),
+    kernels_of(problem).backward_sums(backward_task(problem, blocks, coefficients, keep, false),
                                       {0, channels, 0, blocks.count, pitch}, sums);
     active_target().merge_sums(sums, blocks.count, pitch, channels);
     std::copy_n(sums.dz, channels, sum_dz);
@@ -359,8 +210,8 @@ void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients&
     undo_prescale(problem, coefficients, sum_dz_xmu);
 }
 
-void sums_together(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients, int threads,
-                   double* sum_dz, double* sum_dz_xmu) {
+void sums_together(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients, const KeepBits& keep,
+                   int threads, double* sum_dz, double* sum_dz_xmu) {
     Scratch scratch;
     const std::int64_t pitch = padded(problem.geometry.channels);
     const BlockSums sums = take_block_sums(scratch, std::max<std::int64_t>(blocks.count, 1), pitch);
@@ -368,7 +219,7 @@ void sums_together(const Problem& problem, const Blocks& blocks, const Coefficie
         std::fill_n(sums.dz, pitch, 0.0);
         std::fill_n(sums.dz_xmu, pitch, 0.0);
     }
-    const BackwardTask task = backward_task(problem, blocks, coefficients, false);
+    const BackwardTask task = backward_task(problem, blocks, coefficients, keep, false);
     two_phase_sums(
         problem, blocks, threads, pitch,
         [&](const BlockRange& range) {
@@ -389,7 +240,8 @@ void gradient_sums(const Problem& problem, const ChannelStatistics& saved, doubl
     Scratch scratch;
     const int threads = useful_threads(problem);
     const Coefficients coefficients = affine_coefficients(problem, saved, take_coefficients(scratch, problem));
-    sums_together(problem, cut_blocks(problem.geometry), coefficients, threads, sum_dz, sum_dz_xmu);
+    const KeepBits keep = make_keep_bits(problem, scratch, threads);
+    sums_together(problem, cut_blocks(problem.geometry), coefficients, keep, threads, sum_dz, sum_dz_xmu);
 }
 
 void backward(const Problem& problem, const ChannelStatistics& saved, bool constant_statistics, const TotalSums* total,
@@ -409,9 +261,10 @@ void backward(const Problem& problem, const ChannelStatistics& saved, bool const
         Scratch scratch;
         const MutableCoefficients memory = take_coefficients(scratch, problem);
         const Coefficients coefficients = affine_coefficients(problem, saved, memory);
-        sums_together(problem, blocks, coefficients, threads, sum_dz, sum_dz_xmu);
+        const KeepBits keep = make_keep_bits(problem, scratch, threads);
+        sums_together(problem, blocks, coefficients, keep, threads, sum_dz, sum_dz_xmu);
         gradient_coefficients(problem, saved, constant_statistics, totals(0), coefficients, memory);
-        const BackwardTask task = backward_task(problem, blocks, coefficients, streaming);
+        const BackwardTask task = backward_task(problem, blocks, coefficients, keep, streaming);
         sweep_tiles(problem, threads, [&](const Tile& tile) { kernels_of(problem).backward(task, tile); });
         return;
     }
@@ -421,10 +274,11 @@ void backward(const Problem& problem, const ChannelStatistics& saved, bool const
         Scratch mine;
         const MutableCoefficients memory = take_coefficients(mine, group);
         const Coefficients coefficients = affine_coefficients(group, statistics, memory);
-        sums_here(group, blocks, coefficients, sum_dz + begin, sum_dz_xmu + begin);
+        const KeepBits keep = make_keep_bits(group, mine, 1);
+        sums_here(group, blocks, coefficients, keep, sum_dz + begin, sum_dz_xmu + begin);
         gradient_coefficients(group, statistics, constant_statistics, totals(begin), coefficients, memory);
         const Geometry& g = group.geometry;
-        kernels_of(group).backward(backward_task(group, blocks, coefficients, streaming),
+        kernels_of(group).backward(backward_task(group, blocks, coefficients, keep, streaming),
                                    {0, g.outer, 0, g.channels, 0, g.inner});
     });
 }

@@ -10,7 +10,7 @@
 namespace bnfast::cpu {
 namespace {
 
-constexpr std::int64_t kGroup = 128;         // mask elements made together
+constexpr std::int64_t kGroup = 128;  // mask elements made together
 constexpr std::int64_t kTaskElements = 65536;
 
 // The first mask element of each run, walked in order.
@@ -68,8 +68,7 @@ std::int64_t run_length(const DropoutProblem& problem) {
 char* run_at(const DropoutProblem& problem, const Operand& operand, std::int64_t run) {
     const std::int64_t channels = problem.geometry.rows ? 1 : problem.geometry.channels;
     return static_cast<char*>(operand.data) +
-           (run / channels * operand.outer_stride + run % channels * operand.channel_stride) *
-               item_size(problem.dtype);
+           (run / channels * operand.outer_stride + run % channels * operand.channel_stride) * item_size(problem.dtype);
 }
 
 }  // namespace
@@ -78,8 +77,7 @@ void dropout(const DropoutProblem& problem) {
     const std::int64_t runs = runs_of(problem), length = run_length(problem), item = item_size(problem.dtype);
     const std::int64_t elements = runs * length;
     if (elements == 0) return;
-    const int threads =
-        static_cast<int>(std::clamp<std::int64_t>(elements / (kSerialElements / 2), 1, num_threads()));
+    const int threads = static_cast<int>(std::clamp<std::int64_t>(elements / (kSerialElements / 2), 1, num_threads()));
     const bool streaming = elements * item > private_cache_bytes() * num_threads() / 2;
     const auto kernel = active_target().elements[static_cast<int>(problem.dtype)].dropout;
     const bool kept = problem.bits.keep != 0;
@@ -87,8 +85,9 @@ void dropout(const DropoutProblem& problem) {
         parallel_for((length + kTaskElements - 1) / kTaskElements, threads, [&](std::int64_t task) {
             const std::int64_t begin = task * kTaskElements, n = std::min(kTaskElements, length - begin);
             BitReader reader(problem.bits);
-            kernel({static_cast<char*>(problem.x.data) + begin * item, static_cast<char*>(problem.y.data) + begin * item,
-                    n, problem.bits, static_cast<std::uint64_t>(problem.constant_runs ? 0 : begin), problem.constant_runs,
+            kernel({static_cast<char*>(problem.x.data) + begin * item,
+                    static_cast<char*>(problem.y.data) + begin * item, n, problem.bits,
+                    static_cast<std::uint64_t>(problem.constant_runs ? 0 : begin), problem.constant_runs,
                     problem.constant_runs ? reader.kept(0) : kept, problem.scale, problem.shift, problem.dropped,
                     streaming});
         });
@@ -99,9 +98,9 @@ void dropout(const DropoutProblem& problem) {
         BitReader reader(problem.bits);
         RunIndex index(problem, task * per_task);
         for (std::int64_t run = task * per_task; run < std::min(runs, (task + 1) * per_task); ++run, index.next()) {
-            kernel({run_at(problem, problem.x, run), run_at(problem, problem.y, run), length, problem.bits, index.index(),
-                    problem.constant_runs, problem.constant_runs ? reader.kept(index.index()) : kept, problem.scale,
-                    problem.shift, problem.dropped, streaming});
+            kernel({run_at(problem, problem.x, run), run_at(problem, problem.y, run), length, problem.bits,
+                    index.index(), problem.constant_runs, problem.constant_runs ? reader.kept(index.index()) : kept,
+                    problem.scale, problem.shift, problem.dropped, streaming});
         }
     });
 }

@@ -16,9 +16,9 @@ struct DropoutProblem {
     Operand x, y;
     DropoutBits bits;
     double scale = 1.0, shift = 0.0, dropped = 0.0;
-    bool constant_runs = false;                 // one mask element for each run
-    std::vector<std::int64_t> prefix_shape;     // the dimensions that number the runs, slowest first
-    std::vector<std::int64_t> prefix_strides;   // mask elements a step in each
+    bool constant_runs = false;                // one mask element for each run
+    std::vector<std::int64_t> prefix_shape;    // the dimensions that number the runs, slowest first
+    std::vector<std::int64_t> prefix_strides;  // mask elements a step in each
 };
 
 void dropout(const DropoutProblem& problem);

@@ -41,7 +41,8 @@ double cgroup_v2_cpus() {
 }
 
 double cgroup_v1_cpus() {
-    std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+        period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
     double quota = 0, period = 0;
     const bool limited = quota_file >> quota && period_file >> period && quota > 0 && period > 0;
     return limited ? quota / period : INFINITY;

@@ -17,8 +17,8 @@ const char* threading_name();
 using TaskFunction = void (*)(void* context, std::int64_t task);
 void run_tasks(std::int64_t tasks, int threads, TaskFunction function, void* context);
 
-// Calls body(task) once for each task in [0, tasks), in order where there is one thread; threads take the next task when
-// they are free. body must not throw. Serial inside another parallel region.
+// Calls body(task) once for each task in [0, tasks), in order where there is one thread; threads take the next task
+// when they are free. body must not throw. Serial inside another parallel region.
 template <class Body>
 void parallel_for(std::int64_t tasks, int threads, const Body& body) {
     if (tasks <= 1 || threads <= 1) {

@@ -45,9 +45,9 @@ inline bool worth_streaming(const Problem& problem) {
     return problem.elements() * item_size(problem.dtype) > private_cache_bytes() * num_threads() / 2;
 }
 
-// The channels that one task measures and then normalises, while they are in its core's cache as far as they fit. 0: the
-// tensor is swept twice by all threads, because its channels are too few, or lie in rows: a strip of some channels of all
-// rows is spread over few sets of the cache where the stride is a power of two, and does not stay there.
+// The channels that one task measures and then normalises, while they are in its core's cache as far as they fit. 0:
+// the tensor is swept twice by all threads, because its channels are too few, or lie in rows: a strip of some channels
+// of all rows is spread over few sets of the cache where the stride is a power of two, and does not stay there.
 inline std::int64_t channels_per_group(const Problem& problem, int operands, int threads) {
     const Geometry& g = problem.geometry;
     const std::int64_t channel_bytes = g.outer * g.inner * item_size(problem.dtype) * operands;
@@ -56,8 +56,8 @@ inline std::int64_t channels_per_group(const Problem& problem, int operands, int
     if (g.rows || g.channels < threads || channel_bytes == 0) return 0;
     // Wide enough that every run of memory is several pages long, narrow enough that all threads have several groups.
     constexpr std::int64_t kLongRun = 65536;
-    const std::int64_t wanted = std::min({kLongRun / (g.inner * item_size(problem.dtype)), budget / 2 / channel_bytes,
-                                          g.channels / (4 * threads)});
+    const std::int64_t wanted = std::min(
+        {kLongRun / (g.inner * item_size(problem.dtype)), budget / 2 / channel_bytes, g.channels / (4 * threads)});
     return std::max<std::int64_t>(wanted, 1);
 }
 

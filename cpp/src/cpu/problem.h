@@ -3,6 +3,7 @@
 
 #include "bnfast/batch_norm.h"
 #include "cpu/kernels/table.h"
+#include "math/dropout_bits.h"
 
 namespace bnfast::cpu {
 
@@ -14,10 +15,15 @@ struct Problem {
     WhereBits where;
     Activation activation = Activation::kNone;
     double activation_slope = 0.01;
+    DropoutBits dropout{0, 0, kKeepAll};
+    double dropout_scale = 1.0;
+    std::int64_t all_channels = 0;  // of the tensor, where this problem is a range of its channels
+    std::int64_t first_channel = 0;
     double eps = 1e-5;
     EpsPlacement eps_placement = EpsPlacement::kVar;
 
     bool has_residual() const { return residual.data != nullptr; }
+    bool has_dropout() const { return dropout.keep != kKeepAll; }
     // Backward needs the residual only to recompute the pre-activation.
     bool backward_reads_residual() const { return has_residual() && activation != Activation::kNone; }
     std::int64_t elements() const { return geometry.outer * geometry.channels * geometry.inner; }

@@ -30,9 +30,7 @@ class Scratch {
     struct Chunk {
         std::unique_ptr<char[]> data;
         std::size_t size;
-        char* begin() const {
-            return data.get() + (64 - reinterpret_cast<std::uintptr_t>(data.get()) % 64) % 64;
-        }
+        char* begin() const { return data.get() + (64 - reinterpret_cast<std::uintptr_t>(data.get()) % 64) % 64; }
     };
     struct Arena {
         std::vector<Chunk> chunks;

@@ -14,11 +14,11 @@
 
 #include "bnfast_targets.h"  // generated: BNFAST_FOR_EACH_TARGET(X), best first
 
-#define BNFAST_DECLARE(name) \
-    namespace bnfast {       \
-    namespace name {         \
+#define BNFAST_DECLARE(name)           \
+    namespace bnfast {                 \
+    namespace name {                   \
     cpu::KernelTable table() noexcept; \
-    }                        \
+    }                                  \
     }
 BNFAST_FOR_EACH_TARGET(BNFAST_DECLARE)
 #undef BNFAST_DECLARE

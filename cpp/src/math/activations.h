@@ -42,9 +42,7 @@ struct LeakyRelu {
     Vec<T> slope;
     BNFAST_INLINE explicit LeakyRelu(T negative_slope) : slope(negative_slope) {}
     BNFAST_INLINE Vec<T> forward(Vec<T> z) const { return select(z > Vec<T>(T(0)), z, slope * z); }
-    BNFAST_INLINE Vec<T> derivative(Vec<T> z) const {
-        return select(z > Vec<T>(T(0)), Vec<T>(T(1)), slope);
-    }
+    BNFAST_INLINE Vec<T> derivative(Vec<T> z) const { return select(z > Vec<T>(T(0)), Vec<T>(T(1)), slope); }
     BNFAST_INLINE Vec<T> inverse(Vec<T> y) const { return select(y > Vec<T>(T(0)), y, y / slope); }
     BNFAST_INLINE Vec<T> derivative_from_output(Vec<T> y) const { return derivative(y); }
 };
@@ -72,9 +70,7 @@ template <class T>
 struct Tanh {
     BNFAST_INLINE explicit Tanh(T) {}
     BNFAST_CALL Vec<T> forward(Vec<T> z) const { return tanh(z); }
-    BNFAST_CALL Vec<T> derivative(Vec<T> z) const {
-        return Vec<T>(T(4)) * Sigmoid<T>(T(0)).derivative(z + z);
-    }
+    BNFAST_CALL Vec<T> derivative(Vec<T> z) const { return Vec<T>(T(4)) * Sigmoid<T>(T(0)).derivative(z + z); }
 };
 
 // z * sigmoid(z) (Hendrycks & Gimpel 2016; Elfwing, Uchibe & Doya 2018).

@@ -1,7 +1,7 @@
 // Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011) for 16 counters at once, and the keep bits of dropout made from it.
 //
-// Element i of a mask is i = 128 g + 16 k + l with k < 8, l < 16. The counter 16 g + l gives four words; the low half of
-// word k / 2 (k even) or its high half (k odd) is u, which is compared with the 16 high bits of the keep threshold K
+// Element i of a mask is i = 128 g + 16 k + l with k < 8, l < 16. The counter 16 g + l gives four words; the low half
+// of word k / 2 (k even) or its high half (k odd) is u, which is compared with the 16 high bits of the keep threshold K
 // (48 bits). On the tie, one element in 65,536, another draw v decides by the 32 low bits.
 #pragma once
 
@@ -72,8 +72,9 @@ struct PhiloxKeys {
 BNFAST_INLINE WidePart xor3(WidePart a, WidePart b, WidePart c) {
 #if defined(__AVX512F__)
     constexpr int kXor3 = 0x96;  // truth table
-    return reinterpret_cast<WidePart>(_mm512_ternarylogic_epi64(
-        reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b), reinterpret_cast<__m512i>(c), kXor3));
+    return reinterpret_cast<WidePart>(_mm512_ternarylogic_epi64(reinterpret_cast<__m512i>(a),
+                                                                reinterpret_cast<__m512i>(b),
+                                                                reinterpret_cast<__m512i>(c), kXor3));
 #else
     return a ^ b ^ c;
 #endif
@@ -153,7 +154,8 @@ BNFAST_INLINE void keep_bits_of_group(const DropoutBits& bits, const PhiloxKeys&
         }
         const WidePart zero = WidePart{};
         const WidePart even_counter = lane + (first & 0xffffffffU);
-        WideState even{even_counter, zero + (first >> 32), zero + (bits.offset & 0xffffffffU), zero + (bits.offset >> 32)};
+        WideState even{even_counter, zero + (first >> 32), zero + (bits.offset & 0xffffffffU),
+                       zero + (bits.offset >> 32)};
         WideState odd = even;
         odd.c0 = even_counter + 1;
         BNFAST_UNROLL for (int round = 0; round < kPhiloxRounds; ++round) {

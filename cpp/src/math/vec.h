@@ -71,9 +71,7 @@ struct Vec {
     Part part[kParts];
 
     Vec() = default;
-    BNFAST_INLINE explicit Vec(T value) {
-        BNFAST_UNROLL for (int k = 0; k < kParts; ++k) part[k] = value - Part{};
-    }
+    BNFAST_INLINE explicit Vec(T value) { BNFAST_UNROLL for (int k = 0; k < kParts; ++k) part[k] = value - Part{}; }
 };
 
 template <class T, class F>
@@ -201,8 +199,7 @@ BNFAST_INLINE typename Vec<T>::Bits bits(Vec<T> a, int k) {
 }
 template <class T>
 struct Sign {
-    static constexpr typename Native<T>::Int kBit =
-        static_cast<typename Native<T>::Int>(1ULL << (sizeof(T) * 8 - 1));
+    static constexpr typename Native<T>::Int kBit = static_cast<typename Native<T>::Int>(1ULL << (sizeof(T) * 8 - 1));
 };
 template <class T>
 BNFAST_INLINE Vec<T> abs(Vec<T> a) {
@@ -210,9 +207,7 @@ BNFAST_INLINE Vec<T> abs(Vec<T> a) {
 }
 template <class T>
 BNFAST_INLINE Vec<T> copysign(Vec<T> magnitude, Vec<T> sign) {
-    return map_bits<T>(BNFAST_EACH {
-        return (bits(magnitude, k) & ~Sign<T>::kBit) | (bits(sign, k) & Sign<T>::kBit);
-    });
+    return map_bits<T>(BNFAST_EACH { return (bits(magnitude, k) & ~Sign<T>::kBit) | (bits(sign, k) & Sign<T>::kBit); });
 }
 // Clears the low half of the mantissa, so that products of such values are exact.
 template <class T>

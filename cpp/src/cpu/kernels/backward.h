@@ -10,11 +10,12 @@ namespace bnfast {
 namespace BNFAST_TARGET {
 
 // dz at one vector of the tile.
-template <class S, class Act, class Lanes>
+template <class S, bool kRows, class Act, class Lanes>
 BNFAST_INLINE Vec<Compute<S>> gradient_at_affine(const BackwardTask& task, Act act, const Position& p, Lanes lanes,
                                                  Vec<Compute<S>> centred, const Affine<Compute<S>>& affine) {
     using T = Compute<S>;
     Vec<T> dz = lanes.load(at<S>(task.dy, p));
+    if (task.keep.bits != nullptr) dz = drop<T, kRows>(task.keep, task.geometry, p, dz);
     if constexpr (!IsIdentity<Act>::kValue) {
         Vec<T> z = affine.apply(centred);
         if (task.residual.data != nullptr) z = z + lanes.load(at<S>(task.residual, p));
@@ -48,7 +49,7 @@ void sum_gradients_plane(const BackwardTask& task, Act act, const BlockSpan& spa
             prefetch(x, next_x, i, n);
             prefetch(dy, next_dy, i, n);
             Vec<T> centred = affine.centre(lanes.load(x + i));
-            Vec<T> dz = gradient_at_affine<S>(task, act, p, lanes, centred, affine);
+            Vec<T> dz = gradient_at_affine<S, false>(task, act, p, lanes, centred, affine);
             if (task.where.bits != nullptr) {
                 const Mask<T> mask = where_mask<T, false>(task.where, p);
                 dz = select(mask, dz, Vec<T>(0));
@@ -70,24 +71,23 @@ void add_gradient_rows(const BackwardTask& task, Act act, std::int64_t o, const 
     const std::int64_t width = range.channel_end - range.channel_begin;
     const std::int64_t ahead_x = rows_ahead<S>(task.x.outer_stride, width);
     const std::int64_t ahead_dy = rows_ahead<S>(task.dy.outer_stride, width);
-    for_each_vector(width, 0,
-                    [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-                        const std::int64_t c = range.channel_begin + i;
-                        const Affine<T> affine = load_affine<T, true>(task.coefficients, c);
-                        Vec<double> sum = load(sum_dz + i), product = load(sum_dz_xmu + i);
-                        BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
-                            const Position p{o + r, c, 0};
-                            __builtin_prefetch(at<S>(task.x, p) + ahead_x);
-                            __builtin_prefetch(at<S>(task.dy, p) + ahead_dy);
-                            const Vec<T> centred = affine.centre(lanes.load(at<S>(task.x, p)));
-                            const Vec<T> dz = gradient_at_affine<S>(task, act, p, lanes, centred, affine);
-                            const Vec<double> wide = widen(dz);
-                            sum = sum + wide;
-                            product = add_product(product, centred, wide);
-                        }
-                        store(sum_dz + i, sum);
-                        store(sum_dz_xmu + i, product);
-                    });
+    for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+        const std::int64_t c = range.channel_begin + i;
+        const Affine<T> affine = load_affine<T, true>(task.coefficients, c);
+        Vec<double> sum = load(sum_dz + i), product = load(sum_dz_xmu + i);
+        BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
+            const Position p{o + r, c, 0};
+            __builtin_prefetch(at<S>(task.x, p) + ahead_x);
+            __builtin_prefetch(at<S>(task.dy, p) + ahead_dy);
+            const Vec<T> centred = affine.centre(lanes.load(at<S>(task.x, p)));
+            const Vec<T> dz = gradient_at_affine<S, true>(task, act, p, lanes, centred, affine);
+            const Vec<double> wide = widen(dz);
+            sum = sum + wide;
+            product = add_product(product, centred, wide);
+        }
+        store(sum_dz + i, sum);
+        store(sum_dz_xmu + i, product);
+    });
 }
 
 template <class S, class Act>
@@ -159,22 +159,20 @@ void backward_tile(const BackwardTask& task, const Tile& tile, Act act) {
             return BackwardCoefficients<T>{load_affine<T, kRows>(k, c), get(k.mean_dz), get(k.projection),
                                            get(k.dx_scale)};
         },
-        [&](const Position& p) __attribute__((always_inline)) {
-            return task.streaming ? head_of(at<S>(task.dx, p)) : 0;
-        },
-        [&](const Position& p, auto lanes, const BackwardCoefficients<T>& coefficients)
-            __attribute__((always_inline)) {
-                const Vec<T> centred = coefficients.affine.centre(lanes.load(at<S>(task.x, p)));
-                Vec<T> dz = gradient_at_affine<S>(task, act, p, lanes, centred, coefficients.affine);
-                Vec<T> dx = ((dz - coefficients.mean_dz) - centred * coefficients.projection) * coefficients.dx_scale;
-                if (has_where) {
-                    const Mask<T> mask = where_mask<T, kRows>(task.where, p);
-                    dz = select(mask, dz, Vec<T>(0));
-                    dx = select(mask, dx, Vec<T>(0));
-                }
-                if (task.dresidual.data != nullptr) lanes.store(at<S>(task.dresidual, p), dz, false);
-                lanes.store(at<S>(task.dx, p), dx, task.streaming);
-            });
+        [&](const Position& p)
+            __attribute__((always_inline)) { return task.streaming ? head_of(at<S>(task.dx, p)) : 0; },
+        [&](const Position& p, auto lanes, const BackwardCoefficients<T>& coefficients) __attribute__((always_inline)) {
+            const Vec<T> centred = coefficients.affine.centre(lanes.load(at<S>(task.x, p)));
+            Vec<T> dz = gradient_at_affine<S, kRows>(task, act, p, lanes, centred, coefficients.affine);
+            Vec<T> dx = ((dz - coefficients.mean_dz) - centred * coefficients.projection) * coefficients.dx_scale;
+            if (has_where) {
+                const Mask<T> mask = where_mask<T, kRows>(task.where, p);
+                dz = select(mask, dz, Vec<T>(0));
+                dx = select(mask, dx, Vec<T>(0));
+            }
+            if (task.dresidual.data != nullptr) lanes.store(at<S>(task.dresidual, p), dz, false);
+            lanes.store(at<S>(task.dx, p), dx, task.streaming);
+        });
     if (task.streaming) stream_fence();
 }
 

@@ -1,5 +1,5 @@
-// y = keep ? x * scale (+ shift) : dropped. Bits are made a few groups ahead of their use: the integer work of Philox then
-// runs while loads and stores wait for memory.
+// y = keep ? x * scale (+ shift) : dropped. Bits are made a few groups ahead of their use: the integer work of Philox
+// then runs while loads and stores wait for memory.
 #pragma once
 
 #include "cpu/kernels/span.h"
@@ -24,7 +24,8 @@ void dropout_window(const DropoutRun& run, const S* x, S* y, std::int64_t n, std
     const PhiloxKeys keys(run.bits.seed);
     for_each_vector(n, head, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
         while (made < groups && made * kGroup < skip + i + kLanes + kAhead) {
-            keep_bits_of_group(run.bits, keys, first_group + static_cast<std::uint64_t>(made), bits + made * kGroupBytes);
+            keep_bits_of_group(run.bits, keys, first_group + static_cast<std::uint64_t>(made),
+                               bits + made * kGroupBytes);
             ++made;
         }
         const auto kept = lanes_of<Compute<S>>(bits_from(bits, skip + i));

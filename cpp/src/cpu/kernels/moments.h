@@ -42,22 +42,20 @@ PivotSums sum_planes(const MomentsTask& task, std::int64_t channel, const BlockS
         const std::uint8_t* bits = task.where.bits + (kMasked ? o * task.where.pitch : 0);
         run += span.inner_begin;
         const std::int64_t n = span.inner_end - span.inner_begin;
-        for_each_vector(n, 0,
-                        [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-                            prefetch(run, next_run, i, n);
-                            Vec<double> v = lanes.load_wide(run + i);
-                            if constexpr (kPivot) v = lanes.keep_loaded(v - p);
-                            if constexpr (kMasked) {
-                                v = select(lanes_of<double>(bits_from(bits, span.inner_begin + i)), v,
-                                           Vec<double>(0.0));
-                            }
-                            s = s + v;
-                            if constexpr (kPivot || sizeof(S) == 8) {
-                                q = q + v * v;
-                            } else {
-                                q = add_exact_product(q, v, v);
-                            }
-                        });
+        for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+            prefetch(run, next_run, i, n);
+            Vec<double> v = lanes.load_wide(run + i);
+            if constexpr (kPivot) v = lanes.keep_loaded(v - p);
+            if constexpr (kMasked) {
+                v = select(lanes_of<double>(bits_from(bits, span.inner_begin + i)), v, Vec<double>(0.0));
+            }
+            s = s + v;
+            if constexpr (kPivot || sizeof(S) == 8) {
+                q = q + v * v;
+            } else {
+                q = add_exact_product(q, v, v);
+            }
+        });
     }
     return {sum_lanes(s), sum_lanes(q)};
 }
@@ -113,22 +111,22 @@ void add_rows(const MomentsTask& task, std::int64_t o, const BlockRange& range, 
     const std::int64_t stride = task.x.outer_stride, width = range.channel_end - range.channel_begin;
     const std::int64_t ahead = rows_ahead<S>(stride, width);
     for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-                        Vec<double> sum = load(s + i), square = load(q + i);
-                        BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
-                            const S* x = row + r * stride + i;
-                            __builtin_prefetch(x + ahead);
-                            Vec<double> v = lanes.load_wide(x);
-                            if constexpr (kPivot) v = v - load(p + i);
-                            sum = sum + v;
-                            if constexpr (kPivot || sizeof(S) == 8) {
-                                square = square + v * v;
-                            } else {
-                                square = add_exact_product(square, v, v);
-                            }
-                        }
-                        store(s + i, sum);
-                        store(q + i, square);
-                    });
+        Vec<double> sum = load(s + i), square = load(q + i);
+        BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
+            const S* x = row + r * stride + i;
+            __builtin_prefetch(x + ahead);
+            Vec<double> v = lanes.load_wide(x);
+            if constexpr (kPivot) v = v - load(p + i);
+            sum = sum + v;
+            if constexpr (kPivot || sizeof(S) == 8) {
+                square = square + v * v;
+            } else {
+                square = add_exact_product(square, v, v);
+            }
+        }
+        store(s + i, sum);
+        store(q + i, square);
+    });
 }
 
 template <class S, bool kPivot>

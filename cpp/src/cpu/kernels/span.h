@@ -16,6 +16,7 @@ using cpu::BlockSums;
 using cpu::Coefficients;
 using cpu::ForwardTask;
 using cpu::Geometry;
+using cpu::KeepBits;
 using cpu::MomentsTask;
 using cpu::Operand;
 using cpu::Tile;
@@ -129,9 +130,12 @@ BNFAST_INLINE Affine<T> load_affine(const Coefficients& c, std::int64_t channel)
 
 template <class T>
 BNFAST_INLINE Affine<T> blend(Mask<T> mask, const Affine<T>& a, const Affine<T>& b) {
-    return {select(mask, a.mean_high, b.mean_high), select(mask, a.mean_low, b.mean_low),
-            select(mask, a.scale, b.scale),         select(mask, a.shift, b.shift),
-            a.has_prescale,                         select(mask, a.prescale, b.prescale)};
+    return {select(mask, a.mean_high, b.mean_high),
+            select(mask, a.mean_low, b.mean_low),
+            select(mask, a.scale, b.scale),
+            select(mask, a.shift, b.shift),
+            a.has_prescale,
+            select(mask, a.prescale, b.prescale)};
 }
 
 // Elements that a kernel handles at once: `i` on from the start of plane (outer, channel), or of row `outer`.
@@ -230,6 +234,16 @@ BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is
             }
         }
     }
+}
+
+// y or dy at a vector after dropout: kept and scaled, or zero.
+template <class T, bool kRows>
+BNFAST_INLINE Vec<T> drop(const KeepBits& keep, const Geometry& g, const Position& p, Vec<T> v) {
+    constexpr std::int64_t kMaskGroup = 128;
+    const std::int64_t first = kRows ? 0 : (p.outer * keep.all_channels + keep.first_channel) * g.inner % kMaskGroup;
+    const std::int64_t bit = kRows ? p.outer * g.channels + p.channel + p.i : first + p.channel * g.inner + p.i;
+    const std::uint8_t* row = keep.bits + (kRows ? 0 : p.outer * keep.pitch);
+    return select(lanes_of<T>(bits_from(row, bit)), v * Vec<T>(static_cast<T>(keep.scale)), Vec<T>(0));
 }
 
 template <class T, bool kRows>

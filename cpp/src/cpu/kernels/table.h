@@ -35,6 +35,17 @@ struct WhereBits {
     std::int64_t pitch = 0;
 };
 
+// Dropout behind the activation: the keep bits of the (part of the) tensor that a task sees. Planes have a row of
+// `pitch` bytes for each outer index, rows one run of bits; each begins at a multiple of 128 mask elements. Mask
+// elements count in C order over all channels of the tensor, of which the task sees those from first_channel on.
+struct KeepBits {
+    const std::uint8_t* bits = nullptr;
+    std::int64_t pitch = 0;
+    std::int64_t all_channels = 0;
+    std::int64_t first_channel = 0;
+    double scale = 1.0;  // of kept elements
+};
+
 // How a channel is cut into blocks, the units of the fixed summation tree. Depends on the geometry alone.
 struct Blocks {
     std::int64_t count = 0;
@@ -77,11 +88,11 @@ struct BasicCoefficients {
     P prescale;   // a power of two that keeps x - mean within range
     P mean_high;  // prescale * mean as an unevaluated sum
     P mean_low;
-    P scale;  // gamma * invstd / prescale
-    P shift;  // beta
-    P mean_dz;      // backward: mean of the gradient at the affine's output
-    P projection;   // backward: factor of (x - mean) * prescale
-    P dx_scale;     // backward: gamma * invstd
+    P scale;       // gamma * invstd / prescale
+    P shift;       // beta
+    P mean_dz;     // backward: mean of the gradient at the affine's output
+    P projection;  // backward: factor of (x - mean) * prescale
+    P dx_scale;    // backward: gamma * invstd
 };
 using Coefficients = BasicCoefficients<const void*>;
 
@@ -90,6 +101,7 @@ struct ForwardTask {
     Operand x, residual, y;
     Coefficients coefficients;
     WhereBits where;
+    KeepBits keep;
     Activation activation;
     double activation_slope;
     bool streaming;  // write past the caches
@@ -101,6 +113,7 @@ struct BackwardTask {
     Operand x, residual, dy, dx, dresidual;
     Coefficients coefficients;
     WhereBits where;
+    KeepBits keep;
     Activation activation;
     double activation_slope;
     bool streaming;
@@ -111,8 +124,8 @@ struct BlockSums {
     double* dz_xmu;  // the same times (x - mean) * prescale
 };
 
-// n contiguous elements: y = kept ? x * scale + shift : dropped. `constant`: `kept` holds for all of them; otherwise the
-// mask elements from `index` on decide (`kept` where the bits keep or drop all).
+// n contiguous elements: y = kept ? x * scale + shift : dropped. `constant`: `kept` holds for all of them; otherwise
+// the mask elements from `index` on decide (`kept` where the bits keep or drop all).
 struct DropoutRun {
     const void* x;
     void* y;

@@ -121,8 +121,8 @@ void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t chan
     const T* prescale = static_cast<const T*>(affine.prescale);
     for (std::int64_t c = 0; c < channels; ++c) {
         const double invstd = in.invstd[c];
-        // Differentiating sqrt(var) + eps in place of sqrt(var + eps) replaces invstd^2 by invstd / sqrt(var); where var
-        // is zero so is x - mean, and the factor is of no account.
+        // Differentiating sqrt(var) + eps in place of sqrt(var + eps) replaces invstd^2 by invstd / sqrt(var); where
+        // var is zero so is x - mean, and the factor is of no account.
         const double var = in.m2[c] / in.count[c];
         const double std_square = var > 0.0 ? invstd / __builtin_sqrt(var) : 0.0;
         const double square = in.placement == EpsPlacement::kStd ? std_square : invstd * invstd;
