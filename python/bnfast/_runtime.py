@@ -17,7 +17,7 @@ def _check_environment() -> None:
     target = os.environ.get("BNFAST_TARGET")
     if target is not None and target not in _core.targets():
         raise ImportError(
-            f"BNFAST_TARGET is {target!r}, expected one of {', '.join(_core.targets())} on this machine"
+            f"BNFAST_TARGET is {target!r}, expected one of {', '.join(_core.targets())} here"
         )
     threads = os.environ.get("BNFAST_NUM_THREADS")
     if threads is not None and not (
