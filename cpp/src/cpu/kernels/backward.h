@@ -31,37 +31,47 @@ BNFAST_INLINE Vec<double> add_product(Vec<double> sum, Vec<double> a, Vec<double
 
 // --- sums -------------------------------------------------------------------------------------------------------
 
+// Sums of `count` neighbouring channels, plane after plane as they lie in memory.
 template <class S, class Act>
-void sum_gradients_plane(const BackwardTask& task, Act act, const BlockSpan& span, std::int64_t c, double& sum_dz,
-                         double& sum_dz_xmu) {
+void sum_gradients_planes(const BackwardTask& task, Act act, const BlockSpan& span, std::int64_t channel,
+                          std::int64_t count, double* sum_dz, double* sum_dz_xmu) {
     using T = Compute<S>;
-    const Affine<T> affine = load_affine<T, false>(task.coefficients, c);
-    Vec<double> sum(0.0), product(0.0);
+    Vec<double> sums[kPlanesTogether], products[kPlanesTogether];
+    for (std::int64_t c = 0; c < count; ++c) sums[c] = products[c] = Vec<double>(0.0);
     const std::int64_t n = span.inner_end - span.inner_begin;
     for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
-        const std::int64_t next = o + 1 < span.outer_end ? o + 1 : o;
-        const S* x = at<S>(task.x, o, c) + span.inner_begin;
-        const S* next_x = at<S>(task.x, next, c) + span.inner_begin;
-        const S* dy = at<S>(task.dy, o, c) + span.inner_begin;
-        const S* next_dy = at<S>(task.dy, next, c) + span.inner_begin;
-        for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-            const Position p{o, c, span.inner_begin + i};
-            prefetch(x, next_x, i, n);
-            prefetch(dy, next_dy, i, n);
-            Vec<T> centred = affine.centre(lanes.load(x + i));
-            Vec<T> dz = gradient_at_affine<S, false>(task, act, p, lanes, centred, affine);
-            if (task.where.bits != nullptr) {
-                const Mask<T> mask = where_mask<T, false>(task.where, p);
-                dz = select(mask, dz, Vec<T>(0));
-                centred = select(mask, centred, Vec<T>(0));
-            }
-            const Vec<double> wide = widen(dz);
-            sum = sum + wide;
-            product = add_product(product, centred, wide);
-        });
+        for (std::int64_t c = 0; c < count; ++c) {
+            const Affine<T> affine = load_affine<T, false>(task.coefficients, channel + c);
+            const std::int64_t next_o = c + 1 < count || o + 1 == span.outer_end ? o : o + 1;
+            const std::int64_t next_c = channel + (c + 1 < count ? c + 1 : 0);
+            const S* x = at<S>(task.x, o, channel + c) + span.inner_begin;
+            const S* next_x = at<S>(task.x, next_o, next_c) + span.inner_begin;
+            const S* dy = at<S>(task.dy, o, channel + c) + span.inner_begin;
+            const S* next_dy = at<S>(task.dy, next_o, next_c) + span.inner_begin;
+            Vec<double> sum = sums[c], product = products[c];
+            for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+                const Position p{o, channel + c, span.inner_begin + i};
+                prefetch(x, next_x, i, n);
+                prefetch(dy, next_dy, i, n);
+                Vec<T> centred = affine.centre(lanes.load(x + i));
+                Vec<T> dz = gradient_at_affine<S, false>(task, act, p, lanes, centred, affine);
+                if (task.where.bits != nullptr) {
+                    const Mask<T> mask = where_mask<T, false>(task.where, p);
+                    dz = select(mask, dz, Vec<T>(0));
+                    centred = select(mask, centred, Vec<T>(0));
+                }
+                const Vec<double> wide = widen(dz);
+                sum = sum + wide;
+                product = add_product(product, centred, wide);
+            });
+            sums[c] = sum;
+            products[c] = product;
+        }
     }
-    sum_dz = sum_lanes(sum);
-    sum_dz_xmu = sum_lanes(product);
+    for (std::int64_t c = 0; c < count; ++c) {
+        sum_dz[c] = sum_lanes(sums[c]);
+        sum_dz_xmu[c] = sum_lanes(products[c]);
+    }
 }
 
 template <class S, int kCount, class Act>
@@ -118,9 +128,11 @@ void backward_sums(const BackwardTask& task, const BlockRange& range, const Bloc
             if (task.geometry.rows) {
                 sum_gradients_rows<S>(task, act, span, range, out.dz + k, out.dz_xmu + k);
             } else {
-                for (std::int64_t c = range.channel_begin; c < range.channel_end; ++c) {
-                    const std::int64_t at_channel = k + c - range.channel_begin;
-                    sum_gradients_plane<S>(task, act, span, c, out.dz[at_channel], out.dz_xmu[at_channel]);
+                const std::int64_t together = planes_together(task.geometry);
+                for (std::int64_t c = range.channel_begin; c < range.channel_end; c += together) {
+                    const std::int64_t count = c + together < range.channel_end ? together : range.channel_end - c;
+                    const std::int64_t first = k + c - range.channel_begin;
+                    sum_gradients_planes<S>(task, act, span, c, count, out.dz + first, out.dz_xmu + first);
                 }
             }
         }

@@ -32,32 +32,41 @@ BNFAST_INLINE bool trusted(double q, double m2) { return q <= kTrusted * m2; }
 
 // --- planes -----------------------------------------------------------------------------------------------------
 
+// Sums of `count` neighbouring channels about their pivots: plane after plane as they lie in memory.
 template <class S, bool kPivot, bool kMasked>
-PivotSums sum_planes(const MomentsTask& task, std::int64_t channel, const BlockSpan& span, double pivot) {
-    const Vec<double> p(pivot);
-    Vec<double> s(0.0), q(0.0);
+void sum_planes(const MomentsTask& task, std::int64_t channel, std::int64_t count, const BlockSpan& span,
+                const double* pivot, PivotSums* sums) {
+    Vec<double> s[kPlanesTogether], q[kPlanesTogether];
+    for (std::int64_t c = 0; c < count; ++c) s[c] = q[c] = Vec<double>(0.0);
+    const std::int64_t n = span.inner_end - span.inner_begin;
     for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
-        const S* run = at<S>(task.x, o, channel);
-        const S* next_run = at<S>(task.x, o + 1 < span.outer_end ? o + 1 : o, channel) + span.inner_begin;
+        const std::int64_t next_o = o + 1 < span.outer_end ? o + 1 : o;
         const std::uint8_t* bits = task.where.bits + (kMasked ? o * task.where.pitch : 0);
-        run += span.inner_begin;
-        const std::int64_t n = span.inner_end - span.inner_begin;
-        for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-            prefetch(run, next_run, i, n);
-            Vec<double> v = lanes.load_wide(run + i);
-            if constexpr (kPivot) v = lanes.keep_loaded(v - p);
-            if constexpr (kMasked) {
-                v = select(lanes_of<double>(bits_from(bits, span.inner_begin + i)), v, Vec<double>(0.0));
-            }
-            s = s + v;
-            if constexpr (kPivot || sizeof(S) == 8) {
-                q = q + v * v;
-            } else {
-                q = add_exact_product(q, v, v);
-            }
-        });
+        for (std::int64_t c = 0; c < count; ++c) {
+            const S* run = at<S>(task.x, o, channel + c) + span.inner_begin;
+            const S* next_run =
+                span.inner_begin + (c + 1 < count ? at<S>(task.x, o, channel + c + 1) : at<S>(task.x, next_o, channel));
+            const Vec<double> p(kPivot ? pivot[c] : 0.0);
+            Vec<double> sum = s[c], square = q[c];
+            for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+                prefetch(run, next_run, i, n);
+                Vec<double> v = lanes.load_wide(run + i);
+                if constexpr (kPivot) v = lanes.keep_loaded(v - p);
+                if constexpr (kMasked) {
+                    v = select(lanes_of<double>(bits_from(bits, span.inner_begin + i)), v, Vec<double>(0.0));
+                }
+                sum = sum + v;
+                if constexpr (kPivot || sizeof(S) == 8) {
+                    square = square + v * v;
+                } else {
+                    square = add_exact_product(square, v, v);
+                }
+            });
+            s[c] = sum;
+            q[c] = square;
+        }
     }
-    return {sum_lanes(s), sum_lanes(q)};
+    for (std::int64_t c = 0; c < count; ++c) sums[c] = {sum_lanes(s[c]), sum_lanes(q[c])};
 }
 
 // Some element of the block that takes part.
@@ -66,7 +75,7 @@ double pivot_of(const MomentsTask& task, std::int64_t channel, const BlockSpan& 
     for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
         for (std::int64_t i = span.inner_begin; i < span.inner_end; ++i) {
             if (!kMasked || bit_at(task.where.bits + o * task.where.pitch, i)) {
-                return static_cast<double>(*(at<S>(task.x, o, channel) + i));
+                if constexpr (sizeof(S) == 8) return static_cast<double>(*(at<S>(task.x, o, channel) + i));
             }
         }
     }
@@ -75,28 +84,30 @@ double pivot_of(const MomentsTask& task, std::int64_t channel, const BlockSpan& 
 
 template <class S, bool kMasked>
 void moments_planes(const MomentsTask& task, const BlockRange& range, const BlockMoments& out) {
+    const std::int64_t together = planes_together(task.geometry);
+    double pivot[kPlanesTogether];
+    PivotSums sums[kPlanesTogether];
     for (std::int64_t b = range.block_begin; b < range.block_end; ++b) {
         const BlockSpan span = span_of(task.geometry, task.blocks, b);
         const double n = task.counts[b];
-        for (std::int64_t c = range.channel_begin; c < range.channel_end; ++c) {
-            const std::int64_t k = (b - range.block_begin) * range.pitch + (c - range.channel_begin);
+        for (std::int64_t first = range.channel_begin; first < range.channel_end; first += together) {
+            const std::int64_t count = first + together < range.channel_end ? together : range.channel_end - first;
+            const std::int64_t k = (b - range.block_begin) * range.pitch + (first - range.channel_begin);
+            double *mean = out.mean + k, *mean_low = out.mean_low + k, *m2 = out.m2 + k;
             if (n == 0.0) {
-                out.mean[k] = out.mean_low[k] = out.m2[k] = 0.0;
+                for (std::int64_t c = 0; c < count; ++c) mean[c] = mean_low[c] = m2[c] = 0.0;
                 continue;
             }
-            double pivot = 0.0;
-            PivotSums sums;
-            if constexpr (sizeof(S) == 8) {
-                pivot = pivot_of<S, kMasked>(task, c, span);
-                sums = sum_planes<S, true, kMasked>(task, c, span, pivot);
-            } else {
-                sums = sum_planes<S, false, kMasked>(task, c, span, pivot);
+            for (std::int64_t c = 0; c < count; ++c) {
+                pivot[c] = sizeof(S) == 8 ? pivot_of<S, kMasked>(task, first + c, span) : 0.0;
             }
-            finish_block(n, pivot, sums.s, sums.q, out.mean[k], out.mean_low[k], out.m2[k]);
-            if (!trusted(sums.q, out.m2[k])) {
-                pivot = out.mean[k];
-                sums = sum_planes<S, true, kMasked>(task, c, span, pivot);
-                finish_block(n, pivot, sums.s, sums.q, out.mean[k], out.mean_low[k], out.m2[k]);
+            sum_planes<S, sizeof(S) == 8, kMasked>(task, first, count, span, pivot, sums);
+            for (std::int64_t c = 0; c < count; ++c) {
+                finish_block(n, pivot[c], sums[c].s, sums[c].q, mean[c], mean_low[c], m2[c]);
+                if (trusted(sums[c].q, m2[c])) continue;
+                pivot[c] = mean[c];
+                sum_planes<S, true, kMasked>(task, first + c, 1, span, pivot + c, sums + c);
+                finish_block(n, pivot[c], sums[c].s, sums[c].q, mean[c], mean_low[c], m2[c]);
             }
         }
     }

@@ -25,6 +25,14 @@ using cpu::WhereBits;
 constexpr std::int64_t kPrefetchBytes = 2048;  // ahead of the loads, to hide the latency of DRAM
 constexpr int kRowsAtOnce = 8;                 // rows summed for each load and store of the running sums
 
+// Channels whose planes are summed in the order in which they lie in memory, where planes are short: one by one, each
+// would be a jump to other pages.
+constexpr std::int64_t kPlanesTogether = 32;
+BNFAST_INLINE std::int64_t planes_together(const Geometry& geometry) {
+    constexpr std::int64_t kLongPlane = 1024;  // elements
+    return geometry.inner >= kLongPlane ? 1 : kPlanesTogether;
+}
+
 template <class S>
 BNFAST_INLINE S* at(const Operand& operand, std::int64_t outer, std::int64_t channel) {
     return static_cast<S*>(operand.data) + outer * operand.outer_stride + channel * operand.channel_stride;
