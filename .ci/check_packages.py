@@ -15,7 +15,7 @@ SDIST_ROOT = {
 }
 SUFFIXES = {
     *(".cpp", ".h", ".cu", ".cuh", ".cmake", ".txt", ".py", ".pyi", ".typed", ".md", ".json"),
-    *(".toml", ".png", ".npz"),
+    *(".toml", ".png", ".svg", ".npz"),
 }
 NO_SUFFIX = {"LICENSE", "PKG-INFO", "py.typed", ".clang-format", ".clang-tidy", ".gitignore"}
 GENERATED = {"__pycache__", "build", ".venv", "digits_output", ".hypothesis"}
