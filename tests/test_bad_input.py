@@ -215,7 +215,27 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
      lambda a: a.infer(out=a.buffer[1:61].reshape(SHAPE))),
     (INF, V, "out overlaps mean in memory, expected", lambda a: a.infer(a.out[0, :, 0], a.ones)),
     (INF, V, "out overlaps var in memory, expected", lambda a: a.infer(a.zeros, a.out[0, :, 0])),
-    (FRO, V, "out overlaps x in memory, expected", lambda a: a.frozen(out=a.x)),
+    (FRO, V, "out overlaps x in memory, expected",
+     lambda a: a.frozen(out=a.buffer[1:61].reshape(SHAPE))),
+    # out is x
+    *[
+        (N, V, "out is x .* expected activation None, leaky_relu or elu",
+         lambda a, activation=activation: a.norm(activation=activation, out=a.x))
+        for activation in ("relu", "sigmoid", "tanh", "silu", "gelu")
+    ],
+    (FRO, V, "out is x .* expected activation None",
+     lambda a: a.frozen(activation="relu", out=a.x)),
+    (N, V, "out is x .* expected activation_slope > 0, got 0",
+     lambda a: a.norm(activation="leaky_relu", activation_slope=0.0, out=a.x)),
+    (N, V, "out is x .* expected activation_slope > 0, got -0.5",
+     lambda a: a.norm(activation="leaky_relu", activation_slope=-0.5, out=a.x)),
+    (N, V, "out is x .* expected no residual", lambda a: a.norm(residual=a.residual, out=a.x)),
+    (N, V, "out is x .* expected no where",
+     lambda a: a.norm(where=np.ones((4, 5), bool), out=a.x)),
+    (N, V, "out is x .* expected dropout 0, got 0.5",
+     lambda a: a.norm(dropout=0.5, seed=1, out=a.x)),
+    (N, V, "gamma is 0 in channel 2, expected at least .* in magnitude where out is x",
+     lambda a: a.norm(None, np.array([1.0, 1.0, 0.0]), out=a.x)),
     # backward
     (B, T, "ctx has type NoneType, expected BatchNormContext",
      lambda a: bnfast.batch_norm_backward(a.x, None)),

@@ -225,11 +225,15 @@ def test_fused_mask_goes_by_logical_index(shape, axis, dtype, view):
         np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), **rounding)
 
 
-@pytest.mark.xfail(strict=True, reason="with dropout, statistics are summed in index order")
-def test_moments_of_another_layout_are_those_of_the_fused_call():
-    x = as_view(numbers((6, 8, 5, 7), np.float64), "channels_last")
-    _, ctx = bnfast.batch_norm(x, dropout=0.5, seed=1)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("view", ["channels_last", "F", "strided"])
+def test_another_layout_has_the_statistics_and_mask_of_its_own(view, dtype):
+    x = as_view(numbers((6, 8, 5, 7), dtype), view)
+    y, ctx = bnfast.batch_norm(x, dropout=0.5, seed=1)
     assert ctx.moments == bnfast.moments(x)
+    if dtype.itemsize > 2:
+        plain, _ = bnfast.batch_norm(x)
+        assert np.array_equal(y, bnfast.dropout(plain, 0.5, seed=1)[0])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "output_memory.h"
+
 namespace bnfast::bindings {
 namespace {
 
@@ -109,8 +111,9 @@ WhereView where_view_of(const char* operation, const py::handle& object) {
     return view;
 }
 
-py::array empty_like(const py::array& x, const TensorView& view) {
-    if ((x.flags() & py::array::c_style) != 0) {
+py::array empty_like(const py::array& x, const TensorView& view, const void* alike) {
+    const std::size_t bytes = static_cast<std::size_t>(x.size()) * static_cast<std::size_t>(item_size(view.dtype));
+    if ((x.flags() & py::array::c_style) != 0 && bytes < kLargeOutput) {
         return py::array(x.dtype(), py::array::ShapeContainer(view.shape, view.shape + view.ndim));
     }
     std::vector<int> dims(static_cast<std::size_t>(view.ndim));
@@ -123,7 +126,10 @@ py::array empty_like(const py::array& x, const TensorView& view) {
         strides[static_cast<std::size_t>(*d)] = stride;
         stride *= std::max<py::ssize_t>(static_cast<py::ssize_t>(view.shape[*d]), 1);
     }
-    return py::array(x.dtype(), std::vector<py::ssize_t>(view.shape, view.shape + view.ndim), strides);
+    const std::vector<py::ssize_t> shape(view.shape, view.shape + view.ndim);
+    if (bytes < kLargeOutput) return py::array(x.dtype(), shape, strides);
+    const OutputMemory memory = take_output_memory(bytes, reinterpret_cast<std::uintptr_t>(alike) % 64);
+    return py::array(x.dtype(), shape, strides, memory.data, memory.owner);
 }
 
 py::array output_like(const char* operation, const py::object& out, const py::array& x, const TensorView& x_view,

@@ -30,8 +30,9 @@ WhereView where_view_of(const char* operation, const py::handle& object);
 py::array output_like(const char* operation, const py::object& out, const py::array& x, const TensorView& x_view,
                       TensorView& view);
 
-// A new array of x's shape, dtype and order of elements in memory, dense.
-py::array empty_like(const py::array& x, const TensorView& view);
+// A new array of x's shape, dtype and order of elements in memory, dense. A large one lies in cache lines as `alike`
+// does, so that both can be written together.
+py::array empty_like(const py::array& x, const TensorView& view, const void* alike = nullptr);
 
 // Per-channel values as a new array: float64 as they are, float32 rounded.
 py::array channel_array(const double* values, std::int64_t channels, bool is_double);

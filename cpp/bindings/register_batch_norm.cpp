@@ -196,7 +196,7 @@ py::tuple backward_entry(const py::object& dy, BatchNormContext& context, const 
     py::array dx = output_like(operation, out, context.x, inputs.x, dx_view);
     py::object dresidual = py::none();
     if (!context.residual.is_none()) {
-        py::array fresh = empty_like(context.x, inputs.x);
+        py::array fresh = empty_like(context.x, inputs.x, dx_view.data);
         dresidual_view = view_of(operation, "dresidual", fresh);
         dresidual = std::move(fresh);
     }

@@ -1,6 +1,7 @@
 // Threads, SIMD targets, and the translation of errors.
 #include "arrays.h"
 #include "bnfast/runtime.h"
+#include "output_memory.h"
 #include "register.h"
 
 namespace bnfast::bindings {
@@ -44,6 +45,8 @@ void register_runtime(py::module_& m) {
     });
     m.def("active_target", &active_target);
     m.def("select_target", &select_target);
+    m.def("cache_limit", &cache_limit);
+    m.def("set_cache_limit", &set_cache_limit);
     m.def("private_cache_bytes", &private_cache_bytes);
     m.def("stream", [](const py::array& dst, const py::sequence& sources, int threads) {
         std::vector<py::array_t<float, py::array::c_style>> arrays;

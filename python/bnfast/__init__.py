@@ -24,8 +24,10 @@ from bnfast._moments import GradientSums, Moments
 from bnfast._running import RunningStats
 from bnfast._runtime import (
     active_target,
+    get_cache_limit,
     get_num_threads,
     num_threads,
+    set_cache_limit,
     set_num_threads,
     show_config,
     targets,
@@ -53,9 +55,11 @@ __all__ = [
     "dropout_inference",
     "dropout_mask",
     "fold_batch_norm",
+    "get_cache_limit",
     "get_num_threads",
     "moments",
     "num_threads",
+    "set_cache_limit",
     "set_num_threads",
     "show_config",
     "targets",

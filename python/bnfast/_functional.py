@@ -120,14 +120,20 @@ def batch_norm(
     eps_placement : {"var", "std"}
         ``sqrt(var + eps)`` or ``sqrt(var) + eps``.
     out : ndarray like `x`, optional
-        Where to write y: disjoint from every input.
+        Where to write y: disjoint from every input, or exactly the memory of `x`. In that case
+        backward works from y alone, so that training keeps one array a layer and not two [2]_. It
+        takes an `activation` of None, "leaky_relu" with a slope > 0 or, but in 16-bit types, "elu";
+        no `residual`, `dropout` or `where`; and no gamma of 0 or so small beside beta that y would
+        keep less than half the digits of ``(x - mean) / std``. Where "elu" is nearly saturated
+        (y near -1) its argument is known to as few digits as ``1 + y`` has.
 
     Returns
     -------
     y : ndarray like `x`
     ctx : BatchNormContext
-        For :func:`batch_norm_backward`. It refers to `x`, `where` and `residual`, which must keep
-        their values until then, and tells ``.moments``, ``.mean``, ``.var`` and ``.invstd``.
+        For :func:`batch_norm_backward`. It refers to `x` (or to y, where that is written over `x`),
+        `where` and `residual`, which must keep their values until then, and tells ``.moments``,
+        ``.mean``, ``.var`` and ``.invstd``.
 
     Raises
     ------
@@ -138,6 +144,8 @@ def batch_norm(
     ----------
     .. [1] S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by
        Reducing Internal Covariate Shift", ICML 2015, algorithm 1.
+    .. [2] S. Rota Bulo, L. Porzi and P. Kontschieder, "In-Place Activated BatchNorm for
+       Memory-Optimized Training of DNNs", CVPR 2018.
 
     Examples
     --------
@@ -320,8 +328,8 @@ def batch_norm_frozen(
 ) -> tuple[Array, BatchNormContext]:
     """Batch normalization with given statistics, which are constants to its derivative.
 
-    The arguments are those of :func:`batch_norm_inference`, but for `out`, which may not be the
-    memory of `x`: backward needs it.
+    The arguments are those of :func:`batch_norm_inference`, but for `out`, which may be the memory
+    of `x` under the conditions of :func:`batch_norm` only: backward needs it.
 
     Returns
     -------

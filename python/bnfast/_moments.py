@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import struct
+from abc import ABC, abstractmethod
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
@@ -102,15 +103,12 @@ def _check_shape(operation: str, argument: str, array: NDArray[Any], channels: i
         raise ValueError(f"{operation}: {argument} has shape {array.shape}, expected {expected}")
 
 
-class _ChannelStatistics:
-    """What Moments and GradientSums share: counts and float64 values a channel, never changed.
-
-    A subclass names its values in `_values` and says in `_combine` how two sets of them add up.
-    """
+class _ChannelStatistics(ABC):
+    """What Moments and GradientSums share: counts and float64 values a channel, never changed."""
 
     __slots__ = ("count",)
     __array_ufunc__ = None  # ndarray + Moments is a TypeError, not an object array
-    _values: ClassVar[tuple[str, ...]]
+    _values: ClassVar[tuple[str, ...]]  # their names
     _kind: ClassVar[int]
     count: NDArray[np.int64]
 
@@ -184,8 +182,9 @@ class _ChannelStatistics:
         ]
         return self._from_core(count, *values)
 
+    @abstractmethod
     def _combine(self, other: Self, count: NDArray[np.int64]) -> tuple[_Floats, ...]:
-        raise NotImplementedError
+        """Values of both together, where neither is empty."""
 
     def __add__(self, other: object) -> Self:
         return self.merge(other) if isinstance(other, type(self)) else NotImplemented

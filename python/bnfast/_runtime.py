@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 from bnfast import _core
+from bnfast._moments import whole_number
 
 
 def _check_environment() -> None:
@@ -24,6 +26,11 @@ def _check_environment() -> None:
         threads.isascii() and threads.isdecimal() and 1 <= int(threads) <= 65536
     ):
         raise ImportError(f"BNFAST_NUM_THREADS is {threads!r}, expected an integer from 1 to 65536")
+    cache = os.environ.get("BNFAST_CACHE_BYTES")
+    if cache is not None:
+        if not (cache.isascii() and cache.isdecimal() and int(cache) < 1 << 63):
+            raise ImportError(f"BNFAST_CACHE_BYTES is {cache!r}, expected a number of bytes")
+        _core.set_cache_limit(int(cache))
 
 
 _check_environment()
@@ -74,6 +81,52 @@ def get_num_threads() -> int:
     True
     """
     return _core.num_threads()
+
+
+def set_cache_limit(nbytes: int) -> None:
+    """Set how many bytes are kept of the arrays that bnfast returned and nobody uses any more.
+
+    A large new array is made of pages that the system has to clear first, which takes longer than
+    the computation. So the memory of results of 1 MB and more, once no array refers to it, is kept
+    for later results. It is never shared: arrays, views of them included, own it until they are
+    gone. ``out=`` and smaller results are not concerned.
+
+    Parameters
+    ----------
+    nbytes : int
+        At least 0. The default is ``BNFAST_CACHE_BYTES``, or else 256 MiB. What is kept beyond it
+        is given back at once: 0 keeps nothing.
+
+    Raises
+    ------
+    ValueError
+        If `nbytes` is negative.
+    TypeError
+        If `nbytes` is not an integer.
+
+    Examples
+    --------
+    >>> import bnfast
+    >>> before = bnfast.get_cache_limit()
+    >>> bnfast.set_cache_limit(0)
+    >>> bnfast.get_cache_limit()
+    0
+    >>> bnfast.set_cache_limit(before)
+    """
+    number = whole_number("set_cache_limit", "nbytes", nbytes, low=0)
+    _core.set_cache_limit(min(number, sys.maxsize))  # more than any memory
+
+
+def get_cache_limit() -> int:
+    """Return the number of bytes that :func:`set_cache_limit` set.
+
+    Examples
+    --------
+    >>> import bnfast
+    >>> bnfast.get_cache_limit() >= 0
+    True
+    """
+    return _core.cache_limit()
 
 
 @contextmanager

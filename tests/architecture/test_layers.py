@@ -34,6 +34,7 @@ MAY_INCLUDE = {
     ),
     "bindings": lambda i: (
         bool(STANDARD.match(i))
+        or i == "sys/mman.h"  # output_memory.cpp: the pages of large arrays
         or (
             bool(re.match(r"^(bnfast/\w+\.h|pybind11/.+|\w+\.h)$", i))
             and i not in {"omp.h", *INTRINSICS}

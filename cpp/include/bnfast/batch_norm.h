@@ -55,6 +55,7 @@ struct BatchNormSaved {
     bool frozen = false;  // mean and var are constants
     bool has_gamma = false;
     bool has_beta = false;
+    bool in_place = false;       // y was written over x, and backward works from y
     bool foreign_stats = false;  // statistics of another batch than x: backward needs that batch's sums
     std::int64_t channels = 0;
     std::vector<double> values;  // the arrays below, one after the other
@@ -77,13 +78,15 @@ struct BatchNormSaved {
 
 Moments moments(const TensorView& x, const WhereView& where, int axis);
 
+// y may be exactly the memory of x where x can be computed from it again: an activation that can be undone, no
+// residual, dropout or where, and no gamma that is (nearly) zero. The inputs of backward then have y as x.
 void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, const Moments* stats,
                 const TensorView& y, BatchNormSaved& saved);
 
 void batch_norm_inference(const BatchNormInputs& inputs, const TensorView& mean, const TensorView& var,
                           const BatchNormOptions& options, const TensorView& y);
 
-// As inference, and fills what backward needs: mean and var are constants there.
+// As inference, and fills what backward needs: mean and var are constants there. y may be the memory of x as above.
 void batch_norm_frozen(const BatchNormInputs& inputs, const TensorView& mean, const TensorView& var,
                        const BatchNormOptions& options, const TensorView& y, BatchNormSaved& saved);
 

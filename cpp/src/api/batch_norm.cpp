@@ -76,7 +76,7 @@ class Call {
 
 // Everything that forward functions have in common; returns the axis from the front.
 int check_forward(const char* operation, const BatchNormInputs& inputs, const BatchNormOptions& options,
-                  const TensorView& y, bool may_overwrite_x) {
+                  const TensorView& y) {
     const int axis = api::check_axis(operation, inputs.x, options.axis);
     api::check_options(operation, options);
     api::check_rate(operation, "dropout", options.dropout);
@@ -85,7 +85,7 @@ int check_forward(const char* operation, const BatchNormInputs& inputs, const Ba
     check_like(operation, "residual", inputs.residual, "x", inputs.x);
     api::check_where(operation, inputs.where, inputs.x, axis);
     check_like(operation, "out", y, "x", inputs.x);
-    if (!(may_overwrite_x && api::same_memory(y, inputs.x))) check_disjoint(operation, y, "x", inputs.x);
+    if (!api::same_memory(y, inputs.x)) check_disjoint(operation, y, "x", inputs.x);
     api::check_output(operation, y);
     check_disjoint(operation, y, "residual", inputs.residual);
     check_disjoint(operation, y, inputs.where);
@@ -105,10 +105,18 @@ void save_parameters(const BatchNormInputs& inputs, const BatchNormOptions& opti
     copy_channel_values(inputs.beta, 0.0, channels, saved.beta());
 }
 
+// Whether y goes over x. Backward must then find x in y again: ValueError where it could not.
+bool check_in_place(const char* operation, const BatchNormInputs& inputs, const TensorView& y, BatchNormSaved& saved) {
+    if (!api::same_memory(y, inputs.x) || inputs.x.data == nullptr) return false;
+    api::check_invertible(operation, inputs, saved.options);
+    api::check_invertible_scale(operation, inputs.x.dtype, saved.options, saved.gamma(), saved.beta(), saved.channels);
+    return true;
+}
+
 // x normalised by given mean and var.
 void normalise_with(const char* operation, const BatchNormInputs& inputs, const TensorView& mean, const TensorView& var,
-                    const BatchNormOptions& options, const TensorView& y, BatchNormSaved& saved, bool keeps_x) {
-    const int axis = check_forward(operation, inputs, options, y, !keeps_x);
+                    const BatchNormOptions& options, const TensorView& y, BatchNormSaved& saved, bool for_backward) {
+    const int axis = check_forward(operation, inputs, options, y);
     check_channel_values(operation, "mean", mean, inputs.x, axis);
     check_channel_values(operation, "var", var, inputs.x, axis);
     check_disjoint(operation, y, "mean", mean);
@@ -126,6 +134,7 @@ void normalise_with(const char* operation, const BatchNormInputs& inputs, const 
         }
     }
     saved.frozen = true;
+    if (for_backward) saved.in_place = check_in_place(operation, inputs, y, saved);
     Call call(inputs, options, axis);
     call.read(&cpu::Problem::residual, inputs.residual);
     call.write(&cpu::Problem::y, y);
@@ -156,7 +165,7 @@ Moments moments(const TensorView& x, const WhereView& where, int axis) {
 
 void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, const Moments* stats,
                 const TensorView& y, BatchNormSaved& saved) {
-    const int axis = check_forward("batch_norm", inputs, options, y, false);
+    const int axis = check_forward("batch_norm", inputs, options, y);
     const std::size_t channels = static_cast<std::size_t>(inputs.x.shape[axis]);
     if (stats != nullptr && stats->count.size() != channels) {
         fail("batch_norm", "stats has " + std::to_string(stats->count.size()) + " channels, expected " +
@@ -164,11 +173,18 @@ void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, 
                                " of x with shape " + api::shape_text(inputs.x));
     }
     save_parameters(inputs, options, axis, saved);
+    saved.in_place = check_in_place("batch_norm", inputs, y, saved);
     Call call(inputs, options, axis);
     call.read(&cpu::Problem::residual, inputs.residual);
     call.write(&cpu::Problem::y, y);
     const cpu::ChannelStatistics statistics = statistics_of(saved);
-    if (stats == nullptr) {
+    if (stats == nullptr && options.dropout > 0 && !api::lies_in_index_order(inputs.x, axis)) {
+        // The mask counts elements by index. The statistics are those of x as it lies in memory, as without dropout.
+        BatchNormOptions measuring = options;
+        measuring.dropout = 0.0;
+        cpu::moments(Call(inputs, measuring, axis).problem, statistics);
+        cpu::normalise(call.problem, statistics);
+    } else if (stats == nullptr) {
         cpu::forward(call.problem, statistics);
     } else {
         std::copy(stats->count.begin(), stats->count.end(), saved.count());
@@ -197,6 +213,7 @@ void batch_norm_frozen(const BatchNormInputs& inputs, const TensorView& mean, co
 GradientSums batch_norm_backward_sums(const BatchNormInputs& inputs, const TensorView& dy, BatchNormSaved& saved) {
     check_backward("batch_norm_backward_sums", inputs, dy);
     Call call(inputs, saved.options, saved.options.axis);
+    call.problem.from_output = saved.in_place;
     call.read(&cpu::Problem::residual, inputs.residual);
     call.read(&cpu::Problem::dy, dy);
     const std::size_t channels = static_cast<std::size_t>(saved.channels);
@@ -227,6 +244,7 @@ void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, Ba
                             std::to_string(saved.channels));
     }
     Call call(inputs, saved.options, saved.options.axis);
+    call.problem.from_output = saved.in_place;
     call.read(&cpu::Problem::residual, inputs.residual);
     call.read(&cpu::Problem::dy, dy);
     call.write(&cpu::Problem::dx, dx);

@@ -87,6 +87,57 @@ void check_where(const std::string& operation, const WhereView& where, const Ten
                         std::to_string(axis) + " removed or of length 1");
 }
 
+void check_invertible(const std::string& operation, const BatchNormInputs& inputs, const BatchNormOptions& options) {
+    const std::string in_place = "out is x (y overwrites what backward needs), expected ";
+    if (inputs.residual.data != nullptr) fail(operation, in_place + "no residual");
+    if (inputs.where.data != nullptr) fail(operation, in_place + "no where");
+    if (options.dropout > 0) fail(operation, in_place + "dropout 0, got " + number_text(options.dropout));
+    switch (options.activation) {
+        case Activation::kNone: return;
+        case Activation::kLeakyRelu:
+            if (options.activation_slope > 0) return;
+            fail(operation, in_place + "activation_slope > 0, got " + number_text(options.activation_slope));
+        case Activation::kElu:
+            if (item_size(inputs.x.dtype) > 2) return;
+            fail(operation, in_place + "another activation than elu for x of " + dtype_name(inputs.x.dtype));
+        default: fail(operation, in_place + "activation None, leaky_relu or elu");
+    }
+}
+
+namespace {
+
+struct Precision {
+    int digits;      // of the significand, in bits
+    double quantum;  // smallest positive number
+};
+Precision precision_of(DType dtype) {
+    switch (dtype) {
+        case DType::kFloat64: return {53, 0x1p-1074};
+        case DType::kFloat16: return {11, 0x1p-24};
+        case DType::kBFloat16: return {8, 0x1p-133};
+        default: return {24, 0x1p-149};
+    }
+}
+
+}  // namespace
+
+void check_invertible_scale(const std::string& operation, DType dtype, const BatchNormOptions& options,
+                            const double* gamma, const double* beta, std::int64_t channels) {
+    // y = gamma * normalised + beta is rounded by 2^-digits * |beta|, or by the quantum divided by a slope below 1;
+    // divided by |gamma| that is what normalised loses, which has a size of 1.
+    const Precision precision = precision_of(dtype);
+    const double half = std::ldexp(1.0, precision.digits / 2);
+    const bool leaky = options.activation == Activation::kLeakyRelu;
+    const double quantum = precision.quantum / (leaky ? std::fmin(options.activation_slope, 1.0) : 1.0);
+    for (std::int64_t c = 0; c < channels; ++c) {
+        const double smallest = std::fmax(std::fabs(beta[c]) / half, quantum * half);
+        if (std::fabs(gamma[c]) >= smallest) continue;
+        fail(operation, "gamma is " + number_text(gamma[c]) + " in channel " + std::to_string(c) +
+                            ", expected at least " + number_text(smallest) +
+                            " in magnitude where out is x: backward divides by it");
+    }
+}
+
 void check_rate(const std::string& operation, const std::string& name, double rate) {
     if (!(rate >= 0 && rate <= 1)) fail(operation, name + " is " + number_text(rate) + ", expected a number in [0, 1]");
 }

@@ -24,6 +24,11 @@ void check_channel_values(const std::string& operation, const std::string& name,
 void check_like(const std::string& operation, const std::string& name, const TensorView& value, const std::string& like,
                 const TensorView& x);
 void check_where(const std::string& operation, const WhereView& where, const TensorView& x, int axis);
+// What lets batch norm compute x from y: ValueError for other activations, and for residual, dropout or where.
+void check_invertible(const std::string& operation, const BatchNormInputs& inputs, const BatchNormOptions& options);
+// ValueError, naming the channel, where gamma is so small that y has less than half the digits of (x - mean) / std.
+void check_invertible_scale(const std::string& operation, DType dtype, const BatchNormOptions& options,
+                            const double* gamma, const double* beta, std::int64_t channels);
 void check_rate(const std::string& operation, const std::string& name, double rate);
 // ValueError where two elements of an output share memory.
 void check_output(const std::string& operation, const TensorView& out);

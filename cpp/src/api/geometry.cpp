@@ -109,6 +109,11 @@ LayoutOrder index_order(const TensorView& x, int axis) {
     return layout_order(dense, axis);
 }
 
+bool lies_in_index_order(const TensorView& x, int axis) {
+    const LayoutOrder layout = layout_order(x, axis), index = index_order(x, axis);
+    return layout.outer_dims == index.outer_dims && layout.inner_dims == index.inner_dims;
+}
+
 OrderedTensor::OrderedTensor(const TensorView& view, const LayoutOrder& order, Use use) : view_(view), order_(&order) {
     if (view.data == nullptr) return;
     const Geometry& g = order.geometry;

@@ -23,6 +23,8 @@ struct LayoutOrder {
 LayoutOrder layout_order(const TensorView& x, int axis);
 // The order of the indices whatever the strides, as the elements of a dropout mask are counted.
 LayoutOrder index_order(const TensorView& x, int axis);
+// Whether both are the same.
+bool lies_in_index_order(const TensorView& x, int axis);
 
 // A tensor in the given order: in place where its strides allow, otherwise in a dense copy that this object owns.
 class OrderedTensor {

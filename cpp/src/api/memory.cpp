@@ -14,35 +14,38 @@ Memory memory_of_view(const View& view, std::int64_t item) {
     memory.item = item;
     for (int d = 0; d < view.ndim; ++d) {
         const std::int64_t stride = view.strides[d], steps = view.shape[d] - 1;
-        if (steps < 0) return Memory{};
+        if (steps < 0) {  // no element
+            memory.item = 0;
+            return memory;
+        }
         if (steps == 0 || stride == 0) {
-            if (steps > 0) memory.dims.push_back({0, steps});
+            if (steps > 0) memory.dims[memory.ndim++] = {0, steps};
             continue;
         }
         if (stride < 0) memory.begin -= static_cast<std::uintptr_t>(-stride * steps);
-        memory.dims.push_back({stride < 0 ? -stride : stride, steps});
+        memory.dims[memory.ndim++] = {stride < 0 ? -stride : stride, steps};
     }
-    std::sort(memory.dims.begin(), memory.dims.end(),
+    std::sort(memory.dims, memory.dims + memory.ndim,
               [](const Memory::Dim& a, const Memory::Dim& b) { return a.stride > b.stride; });
     return memory;
 }
 
-std::int64_t span(const Memory& m, std::size_t from) {
+std::int64_t span(const Memory& m, int from) {
     std::int64_t bytes = m.item;
-    for (std::size_t d = from; d < m.dims.size(); ++d) bytes += m.dims[d].stride * m.dims[d].steps;
+    for (int d = from; d < m.ndim; ++d) bytes += m.dims[d].stride * m.dims[d].steps;
     return bytes;
 }
 
 // Whether dimensions [da ..) of a and [db ..) of b never meet, b beginning `delta` bytes after a. Steps of the largest
 // stride s are taken out of both: what remains is compared modulo s, at each of the two ways in which it can meet.
-bool never_meet(const Memory& a, std::size_t da, const Memory& b, std::size_t db, std::int64_t delta) {
+bool never_meet(const Memory& a, int da, const Memory& b, int db, std::int64_t delta) {
     if (delta >= span(a, da) || -delta >= span(b, db)) return true;
-    const std::int64_t stride_a = da < a.dims.size() ? a.dims[da].stride : 0;
-    const std::int64_t stride_b = db < b.dims.size() ? b.dims[db].stride : 0;
+    const std::int64_t stride_a = da < a.ndim ? a.dims[da].stride : 0;
+    const std::int64_t stride_b = db < b.ndim ? b.dims[db].stride : 0;
     const std::int64_t s = std::max(stride_a, stride_b);
     if (s == 0) return false;
-    while (da < a.dims.size() && a.dims[da].stride == s) ++da;
-    while (db < b.dims.size() && b.dims[db].stride == s) ++db;
+    while (da < a.ndim && a.dims[da].stride == s) ++da;
+    while (db < b.ndim && b.dims[db].stride == s) ++db;
     const std::int64_t rest_a = span(a, da), rest_b = span(b, db);
     if (rest_a > s || rest_b > s) return false;
     const std::int64_t behind = (delta % s + s) % s;
@@ -61,7 +64,7 @@ bool disjoint(const Memory& a, const Memory& b) {
 }
 
 bool overlaps_itself(const Memory& memory) {
-    for (std::size_t d = 0; d < memory.dims.size(); ++d) {
+    for (int d = 0; d < memory.ndim; ++d) {
         if (memory.dims[d].stride < span(memory, d + 1)) return true;
     }
     return false;

@@ -2,20 +2,21 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "bnfast/batch_norm.h"
 
 namespace bnfast::api {
 
-// The bytes of a view: items at begin + any combination of steps. Strides are positive, largest first.
+// The bytes of a view: items at begin + any combination of steps. Strides are positive, largest first. No allocation:
+// a call makes a dozen of these, and one of few elements takes microseconds.
 struct Memory {
     struct Dim {
         std::int64_t stride, steps;
     };
     std::uintptr_t begin = 0;
     std::int64_t item = 0;  // bytes; 0: no element at all
-    std::vector<Dim> dims;
+    int ndim = 0;
+    Dim dims[kMaxDims];  // the first ndim
 };
 
 Memory memory_of(const TensorView& view);

@@ -17,7 +17,7 @@ using MutableCoefficients = BasicCoefficients<void*>;
 MutableCoefficients take_coefficients(Scratch& scratch, const Problem& problem) {
     const std::int64_t bytes = padded(problem.geometry.channels) * static_cast<std::int64_t>(sizeof(double));
     const auto row = [&] { return static_cast<void*>(scratch.take<char>(bytes)); };
-    return {row(), row(), row(), row(), row(), row(), row(), row()};
+    return {row(), row(), row(), row(), row(), row(), row(), row(), row()};
 }
 
 Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics& s, const MutableCoefficients& out) {
@@ -31,7 +31,8 @@ Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics
             out.shift,
             out.mean_dz,
             out.projection,
-            out.dx_scale};
+            out.dx_scale,
+            out.inverse};
 }
 
 void gradient_coefficients(const Problem& problem, const ChannelStatistics& s, bool constant_statistics,
@@ -51,24 +52,19 @@ void undo_prescale(const Problem& problem, const Coefficients& affine, double* s
 
 // --- dropout ----------------------------------------------------------------------------------------------------
 
-// The keep bits of a problem, made once a call: backward looks at them twice.
-KeepBits make_keep_bits(const Problem& problem, Scratch& scratch, int threads) {
-    KeepBits keep;
-    if (!problem.has_dropout() || problem.elements() == 0) return keep;
-    const Geometry& g = problem.geometry;
-    keep.all_channels = problem.all_channels;
-    keep.first_channel = problem.first_channel;
-    keep.scale = problem.dropout_scale;
-    const std::int64_t runs = g.rows ? 1 : g.outer;
-    const std::int64_t run = g.rows ? problem.elements() : g.channels * g.inner;
-    keep.pitch = keep_bytes(run);
-    std::uint8_t* bits = scratch.take<std::uint8_t>(runs * keep.pitch);
-    for (std::int64_t r = 0; r < runs; ++r) {
-        const std::int64_t first = (r * keep.all_channels + keep.first_channel) * g.inner;
-        keep_bits(problem.dropout, static_cast<std::uint64_t>(g.rows ? 0 : first), run, bits + r * keep.pitch, threads);
-    }
-    keep.bits = bits;
-    return keep;
+KeepBits keep_of(const Problem& problem) {
+    return {problem.has_dropout(), problem.dropout,   problem.all_channels,   problem.first_channel,
+            problem.dropout_scale, problem.kept_bits, problem.kept_bits_pitch};
+}
+
+// Room for the bits of planes that the calling thread sweeps twice.
+void take_keep_bits(Scratch& scratch, Problem& group) {
+    const Geometry& g = group.geometry;
+    if (!group.has_dropout() || g.rows) return;
+    constexpr std::int64_t kSlackWords = 16;  // the count, and what begins and ends between two batches of elements
+    group.kept_bits_pitch = g.channels * g.inner / 64 + kSlackWords;
+    group.kept_bits = scratch.take<std::uint64_t>(g.outer * group.kept_bits_pitch);
+    for (std::int64_t o = 0; o < g.outer; ++o) group.kept_bits[o * group.kept_bits_pitch] = 0;
 }
 
 // --- forward ----------------------------------------------------------------------------------------------------
@@ -110,25 +106,17 @@ void fill_invstd(const Problem& problem, const ChannelStatistics& s) {
     active_target().invstd(s.m2, s.count, problem.eps, problem.eps_placement, problem.geometry.channels, s.invstd);
 }
 
-ForwardTask forward_task(const Problem& problem, const Coefficients& coefficients, const KeepBits& keep,
-                         bool streaming) {
-    return {problem.geometry,
-            problem.x,
-            problem.residual,
-            problem.y,
-            coefficients,
-            problem.where,
-            keep,
-            problem.activation,
-            problem.activation_slope,
-            streaming};
+ForwardTask forward_task(const Problem& problem, const Coefficients& coefficients, bool streaming,
+                         std::int64_t fetch_channels) {
+    return {problem.geometry, problem.x,          problem.residual,         problem.y, coefficients,  problem.where,
+            keep_of(problem), problem.activation, problem.activation_slope, streaming, fetch_channels};
 }
 
-void apply_together(const Problem& problem, const ChannelStatistics& s, int threads) {
+void apply_together(const Problem& problem, const ChannelStatistics& s, int threads, bool streaming,
+                    std::int64_t fetch_channels) {
     Scratch scratch;
     const Coefficients coefficients = affine_coefficients(problem, s, take_coefficients(scratch, problem));
-    const KeepBits keep = make_keep_bits(problem, scratch, threads);
-    const ForwardTask task = forward_task(problem, coefficients, keep, worth_streaming(problem));
+    const ForwardTask task = forward_task(problem, coefficients, streaming, fetch_channels);
     sweep_tiles(problem, threads, [&](const Tile& tile) { kernels_of(problem).forward(task, tile); });
 }
 
@@ -152,22 +140,23 @@ void moments(const Problem& problem, const ChannelStatistics& out) {
 
 void normalise(const Problem& problem, const ChannelStatistics& given) {
     fill_invstd(problem, given);
-    apply_together(problem, given, useful_threads(problem));
+    apply_together(problem, given, useful_threads(problem), worth_streaming(problem), kFetchAlong);
 }
 
 void forward(const Problem& problem, const ChannelStatistics& out) {
     Scratch scratch;
     const int threads = useful_threads(problem);
     const BlockCounts counts = count_blocks(problem, scratch);
-    const std::int64_t per_group = channels_per_group(problem, 1, threads);
-    if (per_group == 0) {
-        moments_together(problem, counts, threads, out);
-        fill_invstd(problem, out);
-        apply_together(problem, out, threads);
-        return;
-    }
+    const Grouping grouping = group_channels(problem, 1, threads);
     const bool streaming = worth_streaming(problem);
-    for_each_group(problem.geometry.channels, per_group, threads, [&](std::int64_t begin, std::int64_t end) {
+    const auto together = [&](std::int64_t begin, std::int64_t end) {
+        const Problem group = channel_range(problem, begin, end);
+        const ChannelStatistics statistics = from_channel(out, begin);
+        moments_together(group, counts, threads, statistics);
+        fill_invstd(group, statistics);
+        apply_together(group, statistics, threads, streaming, next_to_fetch(problem, grouping, end));
+    };
+    const auto alone = [&](std::int64_t begin, std::int64_t end) {
         const Problem group = channel_range(problem, begin, end);
         const ChannelStatistics statistics = from_channel(out, begin);
         moments_here(group, counts, statistics);
@@ -175,10 +164,10 @@ void forward(const Problem& problem, const ChannelStatistics& out) {
         Scratch mine;
         const Coefficients coefficients = affine_coefficients(group, statistics, take_coefficients(mine, group));
         const Geometry& g = group.geometry;
-        const KeepBits keep = make_keep_bits(group, mine, 1);
-        kernels_of(group).forward(forward_task(group, coefficients, keep, streaming),
+        kernels_of(group).forward(forward_task(group, coefficients, streaming, next_to_fetch(problem, grouping, end)),
                                   {0, g.outer, 0, g.channels, 0, g.inner});
-    });
+    };
+    for_each_group(problem, grouping, threads, together, alone);
 }
 
 // --- backward ---------------------------------------------------------------------------------------------------
@@ -186,15 +175,16 @@ void forward(const Problem& problem, const ChannelStatistics& out) {
 namespace {
 
 BackwardTask backward_task(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients,
-                           const KeepBits& keep, bool streaming) {
+                           bool streaming, std::int64_t fetch_channels) {
     const Operand residual = problem.backward_reads_residual() ? problem.residual : Operand{};
-    return {problem.geometry,  blocks,       problem.x,     residual, problem.dy,         problem.dx,
-            problem.dresidual, coefficients, problem.where, keep,     problem.activation, problem.activation_slope,
-            streaming};
+    return {problem.geometry, blocks,           problem.x,          residual,
+            problem.dy,       problem.dx,       problem.dresidual,  coefficients,
+            problem.where,    keep_of(problem), problem.activation, problem.activation_slope,
+            streaming,        fetch_channels,   problem.from_output};
 }
 
-void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients, const KeepBits& keep,
-               double* sum_dz, double* sum_dz_xmu) {
+void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients, double* sum_dz,
+               double* sum_dz_xmu) {
     Scratch scratch;
     const std::int64_t channels = problem.geometry.channels, pitch = padded(channels);
     const BlockSums sums = take_block_sums(scratch, std::max<std::int64_t>(blocks.count, 1), pitch);
@@ -202,7 +192,7 @@ void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients&
         std::fill_n(sums.dz, channels, 0.0);
         std::fill_n(sums.dz_xmu, channels, 0.0);
     }
-    kernels_of(problem).backward_sums(backward_task(problem, blocks, coefficients, keep, false),
+    kernels_of(problem).backward_sums(backward_task(problem, blocks, coefficients, false, kFetchAlong),
                                       {0, channels, 0, blocks.count, pitch}, sums);
     active_target().merge_sums(sums, blocks.count, pitch, channels);
     std::copy_n(sums.dz, channels, sum_dz);
@@ -210,8 +200,8 @@ void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients&
     undo_prescale(problem, coefficients, sum_dz_xmu);
 }
 
-void sums_together(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients, const KeepBits& keep,
-                   int threads, double* sum_dz, double* sum_dz_xmu) {
+void sums_together(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients, int threads,
+                   double* sum_dz, double* sum_dz_xmu) {
     Scratch scratch;
     const std::int64_t pitch = padded(problem.geometry.channels);
     const BlockSums sums = take_block_sums(scratch, std::max<std::int64_t>(blocks.count, 1), pitch);
@@ -219,7 +209,7 @@ void sums_together(const Problem& problem, const Blocks& blocks, const Coefficie
         std::fill_n(sums.dz, pitch, 0.0);
         std::fill_n(sums.dz_xmu, pitch, 0.0);
     }
-    const BackwardTask task = backward_task(problem, blocks, coefficients, keep, false);
+    const BackwardTask task = backward_task(problem, blocks, coefficients, false, kFetchAlong);
     two_phase_sums(
         problem, blocks, threads, pitch,
         [&](const BlockRange& range) {
@@ -240,8 +230,7 @@ void gradient_sums(const Problem& problem, const ChannelStatistics& saved, doubl
     Scratch scratch;
     const int threads = useful_threads(problem);
     const Coefficients coefficients = affine_coefficients(problem, saved, take_coefficients(scratch, problem));
-    const KeepBits keep = make_keep_bits(problem, scratch, threads);
-    sums_together(problem, cut_blocks(problem.geometry), coefficients, keep, threads, sum_dz, sum_dz_xmu);
+    sums_together(problem, cut_blocks(problem.geometry), coefficients, threads, sum_dz, sum_dz_xmu);
 }
 
 void backward(const Problem& problem, const ChannelStatistics& saved, bool constant_statistics, const TotalSums* total,
@@ -250,37 +239,47 @@ void backward(const Problem& problem, const ChannelStatistics& saved, bool const
     const Blocks blocks = cut_blocks(problem.geometry);
     const bool streaming = worth_streaming(problem);
     const int operands = problem.backward_reads_residual() ? 3 : 2;
-    const std::int64_t per_group = channels_per_group(problem, operands, threads);
+    const Grouping grouping = group_channels(problem, operands, threads);
 
     const auto totals = [&](std::int64_t channel) {
         return total != nullptr
                    ? TotalSums{total->count + channel, total->sum_dz + channel, total->sum_dz_xmu + channel}
                    : TotalSums{saved.count + channel, sum_dz + channel, sum_dz_xmu + channel};
     };
-    if (per_group == 0) {
-        Scratch scratch;
-        const MutableCoefficients memory = take_coefficients(scratch, problem);
-        const Coefficients coefficients = affine_coefficients(problem, saved, memory);
-        const KeepBits keep = make_keep_bits(problem, scratch, threads);
-        sums_together(problem, blocks, coefficients, keep, threads, sum_dz, sum_dz_xmu);
-        gradient_coefficients(problem, saved, constant_statistics, totals(0), coefficients, memory);
-        const BackwardTask task = backward_task(problem, blocks, coefficients, keep, streaming);
-        sweep_tiles(problem, threads, [&](const Tile& tile) { kernels_of(problem).backward(task, tile); });
-        return;
-    }
-    for_each_group(problem.geometry.channels, per_group, threads, [&](std::int64_t begin, std::int64_t end) {
-        const Problem group = channel_range(problem, begin, end);
+    const auto sweep_group = [&](std::int64_t begin, std::int64_t end, bool alone, const auto& sums,
+                                 const auto& apply) {
+        Problem group = channel_range(problem, begin, end);
         const ChannelStatistics statistics = from_channel(saved, begin);
         Scratch mine;
+        if (alone) take_keep_bits(mine, group);
         const MutableCoefficients memory = take_coefficients(mine, group);
         const Coefficients coefficients = affine_coefficients(group, statistics, memory);
-        const KeepBits keep = make_keep_bits(group, mine, 1);
-        sums_here(group, blocks, coefficients, keep, sum_dz + begin, sum_dz_xmu + begin);
+        sums(group, coefficients, sum_dz + begin, sum_dz_xmu + begin);
         gradient_coefficients(group, statistics, constant_statistics, totals(begin), coefficients, memory);
-        const Geometry& g = group.geometry;
-        kernels_of(group).backward(backward_task(group, blocks, coefficients, keep, streaming),
-                                   {0, g.outer, 0, g.channels, 0, g.inner});
-    });
+        apply(group, backward_task(group, blocks, coefficients, streaming, next_to_fetch(problem, grouping, end)));
+    };
+    const auto together = [&](std::int64_t begin, std::int64_t end) {
+        sweep_group(
+            begin, end, false,
+            [&](const Problem& group, const Coefficients& coefficients, double* dz, double* dz_xmu) {
+                sums_together(group, blocks, coefficients, threads, dz, dz_xmu);
+            },
+            [&](const Problem& group, const BackwardTask& task) {
+                sweep_tiles(group, threads, [&](const Tile& tile) { kernels_of(group).backward(task, tile); });
+            });
+    };
+    const auto alone = [&](std::int64_t begin, std::int64_t end) {
+        sweep_group(
+            begin, end, true,
+            [&](const Problem& group, const Coefficients& coefficients, double* dz, double* dz_xmu) {
+                sums_here(group, blocks, coefficients, dz, dz_xmu);
+            },
+            [&](const Problem& group, const BackwardTask& task) {
+                const Geometry& g = group.geometry;
+                kernels_of(group).backward(task, {0, g.outer, 0, g.channels, 0, g.inner});
+            });
+    };
+    for_each_group(problem, grouping, threads, together, alone);
 }
 
 void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads) {

@@ -39,15 +39,23 @@ class RunIndex {
     std::int64_t index_ = 0;
 };
 
+// The bits of whole groups, whatever the rate.
+void fill_bits(const DropoutBits& bits, std::uint64_t first_group, std::int64_t groups, std::uint8_t* out) {
+    if (bits.keep == 0 || bits.keep >= kKeepAll) {
+        std::fill_n(out, groups * kGroup / 8, static_cast<std::uint8_t>(bits.keep == 0 ? 0 : 0xff));
+    } else {
+        active_target().keep_bits(bits, first_group, groups, out);
+    }
+}
+
 // Single bits, with the group that they come from kept for the next.
 class BitReader {
   public:
     explicit BitReader(const DropoutBits& bits) : bits_(bits) {}
     bool kept(std::uint64_t index) {
-        if (bits_.keep == 0 || bits_.keep >= kKeepAll) return bits_.keep != 0;
         if (index / kGroup != group_) {
             group_ = index / kGroup;
-            active_target().keep_bits(bits_, group_, 1, group_bits_);
+            fill_bits(bits_, group_, 1, group_bits_);
         }
         return (group_bits_[index % kGroup / 8] >> (index % 8)) & 1;
     }
@@ -78,7 +86,7 @@ void dropout(const DropoutProblem& problem) {
     const std::int64_t elements = runs * length;
     if (elements == 0) return;
     const int threads = static_cast<int>(std::clamp<std::int64_t>(elements / (kSerialElements / 2), 1, num_threads()));
-    const bool streaming = elements * item > private_cache_bytes() * num_threads() / 2;
+    const bool streaming = problem.x.data != problem.y.data && exceeds_private_caches(elements * item);
     const auto kernel = active_target().elements[static_cast<int>(problem.dtype)].dropout;
     const bool kept = problem.bits.keep != 0;
     if (runs == 1) {
@@ -105,26 +113,11 @@ void dropout(const DropoutProblem& problem) {
     });
 }
 
-void keep_bits(const DropoutBits& bits, std::uint64_t index, std::int64_t n, std::uint8_t* out, int threads) {
-    constexpr std::int64_t kGroupsATask = 1024;
-    const std::uint64_t first = index / kGroup;
-    const std::int64_t groups = (static_cast<std::int64_t>(index % kGroup) + n + kGroup - 1) / kGroup;
-    if (bits.keep == 0 || bits.keep >= kKeepAll) {
-        std::fill_n(out, groups * kGroup / 8, static_cast<std::uint8_t>(bits.keep == 0 ? 0 : 0xff));
-        return;
-    }
-    parallel_for((groups + kGroupsATask - 1) / kGroupsATask, threads, [&](std::int64_t task) {
-        const std::int64_t begin = task * kGroupsATask;
-        active_target().keep_bits(bits, first + static_cast<std::uint64_t>(begin),
-                                  std::min(kGroupsATask, groups - begin), out + begin * kGroup / 8);
-    });
-}
-
 void expand_mask(const DropoutProblem& problem, std::int64_t run, std::uint8_t* out) {
     std::int64_t runs = 1;
     for (const std::int64_t size : problem.prefix_shape) runs *= size;
     if (runs * run == 0) return;
-    std::vector<std::uint8_t> bits(static_cast<std::size_t>(keep_bytes(kTaskElements + kGroup)));
+    std::vector<std::uint8_t> bits((kTaskElements + 2 * kGroup) / 8);
     BitReader reader(problem.bits);
     RunIndex index(problem, 0);
     for (std::int64_t r = 0; r < runs; ++r, index.next(), out += run) {
@@ -135,9 +128,10 @@ void expand_mask(const DropoutProblem& problem, std::int64_t run, std::uint8_t* 
         for (std::int64_t begin = 0; begin < run; begin += kTaskElements) {
             const std::int64_t n = std::min(kTaskElements, run - begin);
             const std::uint64_t first = index.index() + static_cast<std::uint64_t>(begin);
-            keep_bits(problem.bits, first, n, bits.data(), 1);
+            const std::int64_t skip = static_cast<std::int64_t>(first % kGroup);
+            fill_bits(problem.bits, first / kGroup, (skip + n + kGroup - 1) / kGroup, bits.data());
             for (std::int64_t i = 0; i < n; ++i) {
-                const std::size_t bit = static_cast<std::size_t>(first % kGroup) + static_cast<std::size_t>(i);
+                const std::size_t bit = static_cast<std::size_t>(skip + i);
                 out[begin + i] = (bits[bit / 8] >> (bit % 8)) & 1;
             }
         }

@@ -23,13 +23,7 @@ struct DropoutProblem {
 
 void dropout(const DropoutProblem& problem);
 
-// Keep bits of mask elements [index, index + n), from the group of `index` on, into ((index % 128) + n) / 8 bytes + 16.
-void keep_bits(const DropoutBits& bits, std::uint64_t index, std::int64_t n, std::uint8_t* out, int threads);
-
 // One byte an element, of the mask elements that the prefix and the runs of `run` elements name.
 void expand_mask(const DropoutProblem& problem, std::int64_t run, std::uint8_t* out);
-
-// Bytes that keep_bits writes or its readers touch.
-inline std::int64_t keep_bytes(std::int64_t n) { return n / 8 + 48; }
 
 }  // namespace bnfast::cpu

@@ -68,24 +68,49 @@ const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked.store(true
 
 thread_local bool inside_region = false;
 
-void take_tasks(std::atomic<std::int64_t>& next, std::int64_t tasks, TaskFunction function, void* context) {
-    for (std::int64_t task = next.fetch_add(1); task < tasks; task = next.fetch_add(1)) function(context, task);
-}
+// The tasks of a call in equal shares of neighbours, one a thread.
+class Shares {
+  public:
+    Shares(std::int64_t tasks, int threads, Order order) : order_(order), count_(std::min(threads, kMost)) {
+        for (int s = 0; s < count_; ++s) {
+            shares_[s].begin = tasks * s / count_;
+            shares_[s].size = tasks * (s + 1) / count_ - shares_[s].begin;
+        }
+    }
+    // Takes tasks of the thread's own share, then of the others'.
+    void work(int thread, TaskFunction function, void* context) {
+        for (int k = 0; k < count_; ++k) {
+            Share& share = shares_[(thread + k) % count_];
+            for (std::int64_t i = share.taken.fetch_add(1); i < share.size; i = share.taken.fetch_add(1)) {
+                function(context, share.begin + (order_ == Order::kFirstToLast ? i : share.size - 1 - i));
+            }
+        }
+    }
 
-void run_on_std_threads(std::int64_t tasks, int threads, TaskFunction function, void* context) {
-    std::atomic<std::int64_t> next{0};
-    const auto work = [&] {
+  private:
+    static constexpr int kMost = 64;  // more threads begin in each other's shares
+    struct alignas(64) Share {        // a cache line each
+        std::atomic<std::int64_t> taken{0};
+        std::int64_t begin = 0, size = 0;
+    };
+    Order order_;
+    int count_;
+    Share shares_[kMost];
+};
+
+void run_on_std_threads(Shares& shares, int threads, TaskFunction function, void* context) {
+    const auto work = [&](int thread) {
         inside_region = true;
-        take_tasks(next, tasks, function, context);
+        shares.work(thread, function, context);
         inside_region = false;
     };
     std::vector<std::thread> team;
     try {
-        for (int i = 1; i < threads; ++i) team.emplace_back(work);
+        for (int i = 1; i < threads; ++i) team.emplace_back(work, i);
     } catch (const std::exception&) {
         // No more threads to be had: those that started, and this one, do the work.
     }
-    work();
+    work(0);
     for (std::thread& thread : team) thread.join();
 }
 
@@ -111,26 +136,21 @@ const char* threading_name() {
 #endif
 }
 
-void run_tasks(std::int64_t tasks, int threads, TaskFunction function, void* context) {
+void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction function, void* context) {
     static const int cpus = usable_cpus();  // threads beyond them only take turns
     threads = static_cast<int>(std::min<std::int64_t>({threads, tasks, cpus}));
-    if (threads <= 1 || inside_region) {
-        for (std::int64_t task = 0; task < tasks; ++task) function(context, task);
-        return;
-    }
+    const auto alone = [&] { Shares(tasks, 1, order).work(0, function, context); };
+    if (threads <= 1 || inside_region) return alone();
+    Shares shares(tasks, threads, order);
 #ifdef _OPENMP
     if (!forked.load(std::memory_order_relaxed)) {
-        if (omp_in_parallel()) {
-            for (std::int64_t task = 0; task < tasks; ++task) function(context, task);
-            return;
-        }
-        std::atomic<std::int64_t> next{0};
+        if (omp_in_parallel()) return alone();
 #pragma omp parallel num_threads(threads)
-        take_tasks(next, tasks, function, context);
+        shares.work(omp_get_thread_num(), function, context);
         return;
     }
 #endif
-    run_on_std_threads(tasks, threads, function, context);
+    run_on_std_threads(shares, threads, function, context);
 }
 
 }  // namespace bnfast::cpu

@@ -14,20 +14,28 @@ void set_num_threads(int n);
 
 const char* threading_name();
 
-using TaskFunction = void (*)(void* context, std::int64_t task);
-void run_tasks(std::int64_t tasks, int threads, TaskFunction function, void* context);
+// The order in which a thread takes the tasks of its share.
+enum class Order { kFirstToLast, kLastToFirst };
 
-// Calls body(task) once for each task in [0, tasks), in order where there is one thread; threads take the next task
-// when they are free. body must not throw. Serial inside another parallel region.
+using TaskFunction = void (*)(void* context, std::int64_t task);
+void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction function, void* context);
+
+// Calls body(task) once for each task in [0, tasks). Each thread has a share of neighbouring tasks, the same one in
+// every call with as many tasks a thread, so that a second sweep finds in a core's cache what the first one left there;
+// a thread that is done helps the others. body must not throw. Serial inside another parallel region.
 template <class Body>
-void parallel_for(std::int64_t tasks, int threads, const Body& body) {
+void parallel_for(std::int64_t tasks, int threads, Order order, const Body& body) {
     if (tasks <= 1 || threads <= 1) {
-        for (std::int64_t task = 0; task < tasks; ++task) body(task);
+        for (std::int64_t i = 0; i < tasks; ++i) body(order == Order::kFirstToLast ? i : tasks - 1 - i);
         return;
     }
     run_tasks(
-        tasks, threads, [](void* context, std::int64_t task) { (*static_cast<const Body*>(context))(task); },
+        tasks, threads, order, [](void* context, std::int64_t task) { (*static_cast<const Body*>(context))(task); },
         const_cast<void*>(static_cast<const void*>(&body)));
+}
+template <class Body>
+void parallel_for(std::int64_t tasks, int threads, const Body& body) {
+    parallel_for(tasks, threads, Order::kFirstToLast, body);
 }
 
 }  // namespace bnfast::cpu

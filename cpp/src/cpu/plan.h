@@ -40,25 +40,51 @@ inline int useful_threads(const Problem& problem) {
     return static_cast<int>(std::clamp<std::int64_t>(by_size, 1, num_threads()));
 }
 
-// Outputs larger than the private caches are written past them: the lines need not be read first.
+inline bool exceeds_private_caches(std::int64_t bytes) { return bytes > private_cache_bytes() * num_threads() / 2; }
+
+// Outputs larger than the private caches are written past them: the lines need not be read first. In place they are
+// read anyway.
 inline bool worth_streaming(const Problem& problem) {
-    return problem.elements() * item_size(problem.dtype) > private_cache_bytes() * num_threads() / 2;
+    const bool in_place =
+        problem.y.data == problem.x.data || (problem.dx.data != nullptr && problem.dx.data == problem.dy.data);
+    return !in_place && exceeds_private_caches(problem.elements() * item_size(problem.dtype));
 }
 
-// The channels that one task measures and then normalises, while they are in its core's cache as far as they fit. 0:
-// the tensor is swept twice by all threads, because its channels are too few, or lie in rows: a strip of some channels
-// of all rows is spread over few sets of the cache where the stride is a power of two, and does not stay there.
-inline std::int64_t channels_per_group(const Problem& problem, int operands, int threads) {
+// How the channels of a tensor are grouped. A group is measured and then normalised while it is in the caches.
+struct Grouping {
+    std::int64_t per_group = 1;         // channels
+    bool shared = false;                // all threads work on one group after the other, each on its part
+    std::int64_t next = kFetchNothing;  // what normalising one fetches ahead: fetch_channels of the kernels' tasks
+};
+
+inline Grouping group_channels(const Problem& problem, int operands, int threads) {
     const Geometry& g = problem.geometry;
-    const std::int64_t channel_bytes = g.outer * g.inner * item_size(problem.dtype) * operands;
-    const std::int64_t budget = private_cache_bytes() * 3 / 4;
-    if (threads == 1 && channel_bytes * g.channels <= budget) return g.channels;
-    if (g.rows || g.channels < threads || channel_bytes == 0) return 0;
-    // Wide enough that every run of memory is several pages long, narrow enough that all threads have several groups.
-    constexpr std::int64_t kLongRun = 65536;
-    const std::int64_t wanted = std::min(
-        {kLongRun / (g.inner * item_size(problem.dtype)), budget / 2 / channel_bytes, g.channels / (4 * threads)});
-    return std::max<std::int64_t>(wanted, 1);
+    const std::int64_t item = item_size(problem.dtype);
+    const std::int64_t channel_bytes = g.outer * g.inner * item * operands;
+    const std::int64_t cache = private_cache_bytes(), budget = cache * 3 / 4;
+    const std::int64_t all = std::max<std::int64_t>(g.channels, 1);
+    if (threads == 1 && channel_bytes * g.channels <= budget) return {all, false, kFetchNothing};
+    Grouping grouping;
+    // Rows are swept twice: a strip of some channels of all rows is spread over few sets of the cache where the stride
+    // is a power of two, and does not stay there. So are channels that are too long for all caches together.
+    if (g.rows || channel_bytes == 0 || channel_bytes > budget * threads) return {all, true, kFetchAlong};
+    if (channel_bytes > budget || g.channels < threads) {
+        grouping.shared = true;
+        grouping.per_group = std::max<std::int64_t>(1, budget * threads / 2 / channel_bytes);
+    } else {
+        // Wide enough that every run of memory is several pages long, narrow enough that all threads have several.
+        constexpr std::int64_t kLongRun = 65536;
+        const std::int64_t wanted =
+            std::min({kLongRun / (g.inner * item), budget / 2 / channel_bytes, g.channels / (4 * threads)});
+        grouping.per_group = std::max<std::int64_t>(wanted, 1);
+    }
+    // The next group may be fetched while this one is normalised where both fit in the cache; it pays for long planes
+    // of large tensors (measured, 5 to 10 %).
+    constexpr std::int64_t kLargeTensor = 32 << 20, kLongPlane = 2048;
+    const std::int64_t group_bytes = grouping.per_group * channel_bytes / (grouping.shared ? threads : 1);
+    const bool fits = 2 * group_bytes <= cache * 7 / 8;
+    if (fits && g.inner >= kLongPlane && problem.elements() * item >= kLargeTensor) grouping.next = grouping.per_group;
+    return grouping;
 }
 
 }  // namespace bnfast::cpu

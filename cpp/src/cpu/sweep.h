@@ -115,7 +115,7 @@ inline void store_moments(const BlockMoments& merged, std::int64_t channels, dou
 // --- sweeps -----------------------------------------------------------------------------------------------------
 
 // Cuts the sweep of a whole tensor into tasks: [block ranges] x [channel ranges]. Planes go channel by channel as long
-// as there are enough of them; rows and few planes are cut along the blocks.
+// as there are enough of them; rows and few planes are cut along the blocks, and few rows along the channels too.
 struct Sweep {
     std::int64_t channel_step, block_step, channel_tasks, block_tasks;
     std::int64_t tasks() const { return channel_tasks * block_tasks; }
@@ -123,11 +123,14 @@ struct Sweep {
 
 inline Sweep cut_sweep(const Problem& problem, const Blocks& blocks, int threads) {
     constexpr std::int64_t kTasksPerThread = 8;
+    constexpr std::int64_t kRowPiece = 128;  // channels: 512 bytes of float32
     const std::int64_t wanted = kTasksPerThread * threads;
     const std::int64_t channels = problem.geometry.channels;
     Sweep sweep;
     if (problem.geometry.rows) {
-        sweep.channel_step = std::max<std::int64_t>(channels, 1);
+        const std::int64_t pieces = std::max<std::int64_t>(1, wanted / std::max<std::int64_t>(blocks.count, 1));
+        const std::int64_t step = (channels / pieces + kRowPiece) / kRowPiece * kRowPiece;
+        sweep.channel_step = std::clamp<std::int64_t>(step, 1, std::max<std::int64_t>(channels, 1));
         sweep.block_step = std::max<std::int64_t>(1, blocks.count / wanted);
     } else {
         sweep.channel_step = std::max<std::int64_t>(1, channels / wanted);
@@ -140,16 +143,18 @@ inline Sweep cut_sweep(const Problem& problem, const Blocks& blocks, int threads
     return sweep;
 }
 
+// Neighbouring tasks are neighbours in memory.
 inline BlockRange block_range(const Problem& problem, const Blocks& blocks, const Sweep& sweep, std::int64_t task,
                               std::int64_t pitch) {
-    const std::int64_t channel = task / sweep.block_tasks * sweep.channel_step;
-    const std::int64_t block = task % sweep.block_tasks * sweep.block_step;
+    const bool rows = problem.geometry.rows;
+    const std::int64_t channel = (rows ? task % sweep.channel_tasks : task / sweep.block_tasks) * sweep.channel_step;
+    const std::int64_t block = (rows ? task / sweep.channel_tasks : task % sweep.block_tasks) * sweep.block_step;
     return {channel, std::min(channel + sweep.channel_step, problem.geometry.channels), block,
             std::min(block + sweep.block_step, blocks.count), pitch};
 }
 
 // Runs body(tile) over the whole tensor, in tiles that follow each other in memory. Last tiles first: what the sweep
-// before read last is still in the caches.
+// before read last is still in the thread's cache.
 template <class Body>
 void sweep_tiles(const Problem& problem, int threads, const Body& body) {
     constexpr std::int64_t kTilesPerThread = 16;
@@ -167,8 +172,7 @@ void sweep_tiles(const Problem& problem, int threads, const Body& body) {
     const std::int64_t channel_tiles = (g.channels + channel_step - 1) / channel_step;
     const std::int64_t inner_tiles = (g.inner + inner_step - 1) / inner_step;
     const std::int64_t tiles = outer_tiles * channel_tiles * inner_tiles;
-    parallel_for(tiles, threads, [&](std::int64_t task) {
-        const std::int64_t tile = tiles - 1 - task;
+    parallel_for(tiles, threads, Order::kLastToFirst, [&](std::int64_t tile) {
         const std::int64_t o = tile / (channel_tiles * inner_tiles) * outer_step;
         const std::int64_t c = tile / inner_tiles % channel_tiles * channel_step;
         const std::int64_t i = tile % inner_tiles * inner_step;
@@ -177,11 +181,29 @@ void sweep_tiles(const Problem& problem, int threads, const Body& body) {
     });
 }
 
-// Runs body(begin, end) over groups of channels.
+// Runs body(begin, end) over ranges of channels.
 template <class Body>
-void for_each_group(std::int64_t channels, std::int64_t per_group, int threads, const Body& body) {
-    parallel_for((channels + per_group - 1) / per_group, threads,
-                 [&](std::int64_t task) { body(task * per_group, std::min(channels, (task + 1) * per_group)); });
+void for_each_range(std::int64_t channels, std::int64_t step, int threads, const Body& body) {
+    parallel_for((channels + step - 1) / step, threads,
+                 [&](std::int64_t task) { body(task * step, std::min(channels, (task + 1) * step)); });
+}
+
+// Runs together(begin, end), which uses all threads, on one group of channels after the other, or alone(begin, end), by
+// one thread, on several at once.
+template <class Together, class Alone>
+void for_each_group(const Problem& problem, const Grouping& grouping, int threads, const Together& together,
+                    const Alone& alone) {
+    const std::int64_t channels = problem.geometry.channels;
+    if (grouping.shared) {
+        for_each_range(channels, grouping.per_group, 1, together);
+    } else {
+        for_each_range(channels, grouping.per_group, threads, alone);
+    }
+}
+
+// What normalising the group before channel `end` fetches ahead.
+inline std::int64_t next_to_fetch(const Problem& problem, const Grouping& grouping, std::int64_t end) {
+    return grouping.next > 0 && end >= problem.geometry.channels ? kFetchNothing : grouping.next;
 }
 
 // Channels whose blocks are merged by one task of a two-sweep call: short enough to share, long enough to vectorise.
@@ -194,7 +216,7 @@ void two_phase_sums(const Problem& problem, const Blocks& blocks, int threads, s
     const Sweep sweep = cut_sweep(problem, blocks, threads);
     parallel_for(sweep.tasks(), threads,
                  [&](std::int64_t task) { sum(block_range(problem, blocks, sweep, task, pitch)); });
-    for_each_group(problem.geometry.channels, kMergedTogether, threads, merge);
+    for_each_range(problem.geometry.channels, kMergedTogether, threads, merge);
 }
 
 }  // namespace bnfast::cpu

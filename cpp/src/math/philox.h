@@ -56,16 +56,49 @@ BNFAST_INLINE WidePart multiply_low_halves(WidePart a, std::uint32_t factor) {
 #endif
 }
 
-// The keys of all rounds, in memory: broadcasting them from there costs no arithmetic.
-struct PhiloxKeys {
-    std::uint64_t k0[kPhiloxRounds], k1[kPhiloxRounds];
+// The high halves of 64-bit lanes moved to the low ones. A shuffle, not a shift: shifts share the multiplier's port.
+BNFAST_INLINE WidePart high_halves(WidePart a) {
+#if defined(__AVX512F__)
+    constexpr _MM_PERM_ENUM kHighTwice = _MM_PERM_DDBB;
+    return reinterpret_cast<WidePart>(_mm512_maskz_shuffle_epi32(0xffff, reinterpret_cast<__m512i>(a), kHighTwice));
+#elif defined(__AVX2__)
+    return reinterpret_cast<WidePart>(_mm256_shuffle_epi32(reinterpret_cast<__m256i>(a), 0xf5));
+#elif defined(__SSE2__)
+    return reinterpret_cast<WidePart>(_mm_shuffle_epi32(reinterpret_cast<__m128i>(a), 0xf5));
+#else
+    return a >> 32;
+#endif
+}
 
-    BNFAST_INLINE explicit PhiloxKeys(std::uint64_t seed) {
+// What all counters of a stream with the same high word share: the keys of the rounds, and the words of the first two
+// rounds that do not depend on the counter's low word. In memory: broadcasting them from there costs no arithmetic.
+struct PhiloxStream {
+    std::uint64_t seed, offset;
+    std::uint32_t counter_high;
+    std::uint64_t k0[kPhiloxRounds], k1[kPhiloxRounds];
+    std::uint64_t c2_of_round1, c0_of_round2, c2_of_round2, c3_of_round2;
+
+    BNFAST_INLINE void start(std::uint64_t stream_seed, std::uint64_t stream_offset) {
+        seed = stream_seed;
+        offset = stream_offset;
         std::uint32_t a = static_cast<std::uint32_t>(seed), b = static_cast<std::uint32_t>(seed >> 32);
         for (int round = 0; round < kPhiloxRounds; ++round, a += kPhiloxWeyl0, b += kPhiloxWeyl1) {
             k0[round] = a;
             k1[round] = b;
         }
+        set_counter_high(0);
+    }
+
+    BNFAST_INLINE void set_counter_high(std::uint32_t high) {
+        counter_high = high;
+        const std::uint32_t c2 = static_cast<std::uint32_t>(offset), c3 = static_cast<std::uint32_t>(offset >> 32);
+        const std::uint64_t p1 = static_cast<std::uint64_t>(kPhiloxMultiplier1) * c2;
+        const std::uint32_t c0 = static_cast<std::uint32_t>(p1 >> 32) ^ high ^ static_cast<std::uint32_t>(k0[0]);
+        const std::uint64_t p0 = static_cast<std::uint64_t>(kPhiloxMultiplier0) * c0;
+        c2_of_round1 = c3 ^ k1[0];
+        c0_of_round2 = static_cast<std::uint32_t>(p1) ^ k0[1];
+        c2_of_round2 = (p0 >> 32) ^ k1[1];
+        c3_of_round2 = p0 & 0xffffffffU;
     }
 };
 
@@ -81,15 +114,25 @@ BNFAST_INLINE WidePart xor3(WidePart a, WidePart b, WidePart c) {
 }
 
 struct WideState {
-    WidePart c0, c1, c2, c3;
+    WidePart c[4];
+
+    // The first two rounds, from the low word of the counter.
+    BNFAST_INLINE void start(WidePart counter, const PhiloxStream& stream) {
+        const WidePart p0 = multiply_low_halves(counter, kPhiloxMultiplier0);
+        const WidePart round1 = high_halves(p0) ^ (WidePart{} + stream.c2_of_round1);
+        c[1] = multiply_low_halves(round1, kPhiloxMultiplier1);
+        c[0] = high_halves(c[1]) ^ (WidePart{} + stream.c0_of_round2);
+        c[2] = p0 ^ (WidePart{} + stream.c2_of_round2);
+        c[3] = WidePart{} + stream.c3_of_round2;
+    }
 
     BNFAST_INLINE void mix(std::uint64_t k0, std::uint64_t k1) {
-        const WidePart p0 = multiply_low_halves(c0, kPhiloxMultiplier0);
-        const WidePart p1 = multiply_low_halves(c2, kPhiloxMultiplier1);
-        c0 = xor3(p1 >> 32, c1, WidePart{} + k0);
-        c1 = p1;
-        c2 = xor3(p0 >> 32, c3, WidePart{} + k1);
-        c3 = p0;
+        const WidePart p0 = multiply_low_halves(c[0], kPhiloxMultiplier0);
+        const WidePart p1 = multiply_low_halves(c[2], kPhiloxMultiplier1);
+        c[0] = xor3(high_halves(p1), c[1], WidePart{} + k0);
+        c[1] = p1;
+        c[2] = xor3(high_halves(p0), c[3], WidePart{} + k1);
+        c[3] = p0;
     }
 };
 
@@ -123,8 +166,19 @@ BNFAST_INLINE std::uint32_t lanes_equal(WordPart a, std::uint32_t bound) {
 #endif
 }
 
+// Lanes of 32 bits, the even ones from the low halves of `even`, the odd ones from those of `odd`.
+BNFAST_INLINE WordPart interleave_low_halves(WidePart even, WidePart odd) {
+#if defined(__AVX512F__)
+    constexpr _MM_PERM_ENUM kLowTwice = _MM_PERM_CCAA;
+    return reinterpret_cast<WordPart>(
+        _mm512_mask_shuffle_epi32(reinterpret_cast<__m512i>(even), 0xaaaa, reinterpret_cast<__m512i>(odd), kLowTwice));
+#else
+    return reinterpret_cast<WordPart>((even & 0xffffffffU) | (odd << 32));
+#endif
+}
+
 // Decides the ties of a group by the second draw. Rare, hence out of line.
-__attribute__((noinline)) inline void decide_ties(const DropoutBits& bits, std::uint64_t group, std::uint32_t out[4]) {
+__attribute__((noinline)) inline void decide_ties(const DropoutBits& bits, std::uint64_t group, std::uint64_t out[2]) {
     const std::uint32_t high = static_cast<std::uint32_t>(bits.keep >> 32);
     constexpr std::uint64_t kTieStream = 1ULL << 63;
     for (std::uint32_t l = 0; l < 16; ++l) {
@@ -134,53 +188,92 @@ __attribute__((noinline)) inline void decide_ties(const DropoutBits& bits, std::
             if (u != high) continue;
             const std::uint64_t i = 128 * group + 16 * k + l;
             const std::uint32_t v = philox(i >> 2, bits.offset + kTieStream, bits.seed).word[i % 4];
-            const std::uint32_t kept = v < static_cast<std::uint32_t>(bits.keep) ? 1U : 0U;
-            const std::uint32_t shift = k % 2 * 16 + l;
-            out[k / 2] = (out[k / 2] & ~(1U << shift)) | (kept << shift);
+            const std::uint64_t kept = v < static_cast<std::uint32_t>(bits.keep) ? 1 : 0;
+            const std::uint32_t shift = k % 4 * 16 + l;
+            out[k / 4] = (out[k / 4] & ~(std::uint64_t{1} << shift)) | (kept << shift);
         }
     }
 }
 
-// The keep bits of elements 128 * group .. + 127, bit 0 of out[0] first. 0 < keep < 2**48.
-BNFAST_INLINE void keep_bits_of_group(const DropoutBits& bits, const PhiloxKeys& keys, std::uint64_t group,
-                                      std::uint8_t* out) {
-    const std::uint32_t bound = static_cast<std::uint32_t>(bits.keep >> 32) << 16;
+// Groups whose bits are made together: their rounds interleave, which hides the latency of the multiplier.
+constexpr int kBatch = kVectorBytes == 64 ? 2 : 1;
+constexpr std::int64_t kBatchElements = kBatch * kGroup;
+constexpr std::int64_t kBatchWords = kBatchElements / 64;
+
+// One bit an element of the 16 (or fewer) counters in `word`: kept where its random number is below the bound, whose
+// 16 high bits are given. Adds to `kept` (low halves, then high halves) and says whether there is a tie.
+struct Halves {
+    std::uint32_t kept, ties;
+};
+BNFAST_INLINE Halves compare_halves(WordPart word, std::uint32_t bound) {
+#if defined(__AVX512F__)
+    // Both halves in one comparison of 32 16-bit lanes; the mask is then parted into even and odd bits.
+    const __m512i halves = reinterpret_cast<__m512i>(word), bounds = _mm512_set1_epi16(static_cast<short>(bound));
+    const std::uint32_t below = _mm512_cmplt_epu16_mask(halves, bounds);
+    return {_pext_u32(below, 0x55555555U) | _pext_u32(below, 0xaaaaaaaaU) << 16,
+            _mm512_cmpeq_epi16_mask(halves, bounds)};
+#else
+    const WordPart low = word << 16, high = word & 0xffff0000U;
+    return {lanes_below(low, bound << 16) | lanes_below(high, bound << 16) << 16,
+            lanes_equal(low, bound << 16) | lanes_equal(high, bound << 16)};
+#endif
+}
+
+// The keep bits of groups `group` .. + kBatch - 1, bit 0 of out[0] first; group is a multiple of kBatch, 0 < keep <
+// 2**48.
+BNFAST_INLINE void keep_bits_of_batch(const DropoutBits& bits, PhiloxStream& stream, std::uint64_t group,
+                                      std::uint64_t* out) {
+    const std::uint32_t bound = static_cast<std::uint32_t>(bits.keep >> 32);
     const std::uint64_t first = 16 * group;
-    std::uint32_t words[4] = {}, ties = 0;
+    if (__builtin_expect(first >> 32 != stream.counter_high, 0)) {
+        stream.set_counter_high(static_cast<std::uint32_t>(first >> 32));
+    }
+    std::uint32_t words[kBatch][4] = {}, ties[kBatch][4] = {};
     BNFAST_UNROLL for (int part = 0; part < 64 / kVectorBytes; ++part) {
         WidePart lane;
         BNFAST_UNROLL for (int j = 0; j < kVectorBytes / 8; ++j) {
             lane[j] = static_cast<std::uint64_t>(part * kWordLanes + 2 * j);
         }
-        const WidePart zero = WidePart{};
-        const WidePart even_counter = lane + (first & 0xffffffffU);
-        WideState even{even_counter, zero + (first >> 32), zero + (bits.offset & 0xffffffffU),
-                       zero + (bits.offset >> 32)};
-        WideState odd = even;
-        odd.c0 = even_counter + 1;
-        BNFAST_UNROLL for (int round = 0; round < kPhiloxRounds; ++round) {
-            even.mix(keys.k0[round], keys.k1[round]);
-            odd.mix(keys.k0[round], keys.k1[round]);
+        WideState even[kBatch], odd[kBatch];
+        BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
+            const WidePart counter = lane + ((first + static_cast<std::uint64_t>(16 * g)) & 0xffffffffU);
+            even[g].start(counter, stream);
+            odd[g].start(counter + 1, stream);
         }
-        const WidePart evens[] = {even.c0, even.c1, even.c2, even.c3}, odds[] = {odd.c0, odd.c1, odd.c2, odd.c3};
-        BNFAST_UNROLL for (int w = 0; w < 4; ++w) {
-            const WordPart word = reinterpret_cast<WordPart>((evens[w] & 0xffffffffU) | (odds[w] << 32));
-#if defined(__AVX512F__)
-            // Both halves in one comparison of 32 16-bit lanes; the mask is then parted into even and odd bits.
-            const __m512i halves = reinterpret_cast<__m512i>(word);
-            const __m512i bounds = _mm512_set1_epi16(static_cast<short>(bound >> 16));
-            const std::uint32_t below = _mm512_cmplt_epu16_mask(halves, bounds);
-            words[w] = _pext_u32(below, 0x55555555U) | _pext_u32(below, 0xaaaaaaaaU) << 16;
-            ties |= _mm512_cmpeq_epi16_mask(halves, bounds);
-#else
-            const WordPart low = word << 16, high = word & 0xffff0000U;
-            words[w] |= (lanes_below(low, bound) | lanes_below(high, bound) << 16) << (part * kWordLanes);
-            ties |= lanes_equal(low, bound) | lanes_equal(high, bound);
-#endif
+        BNFAST_UNROLL for (int round = 2; round < kPhiloxRounds; ++round) {
+            BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
+                even[g].mix(stream.k0[round], stream.k1[round]);
+                odd[g].mix(stream.k0[round], stream.k1[round]);
+            }
+        }
+        BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
+            BNFAST_UNROLL for (int w = 0; w < 4; ++w) {
+                const Halves halves = compare_halves(interleave_low_halves(even[g].c[w], odd[g].c[w]), bound);
+                words[g][w] |= halves.kept << (part * kWordLanes);
+                ties[g][w] |= halves.ties;
+            }
         }
     }
-    if (__builtin_expect(ties != 0, 0)) decide_ties(bits, group, words);
-    __builtin_memcpy(out, words, sizeof words);
+    // Whole words from registers: what is about to be loaded again must not be in pieces.
+    BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
+        out[2 * g] = words[g][0] | static_cast<std::uint64_t>(words[g][1]) << 32;
+        out[2 * g + 1] = words[g][2] | static_cast<std::uint64_t>(words[g][3]) << 32;
+    }
+    BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
+#if defined(__AVX512F__)
+        const bool tie = !_kortestz_mask32_u8(ties[g][0], ties[g][1]) || !_kortestz_mask32_u8(ties[g][2], ties[g][3]);
+#else
+        const bool tie = (ties[g][0] | ties[g][1] | ties[g][2] | ties[g][3]) != 0;
+#endif
+        if (__builtin_expect(tie, 0)) decide_ties(bits, group + static_cast<std::uint64_t>(g), out + 2 * g);
+    }
+}
+
+// 16 bits (and more, where there are) from bit `i` on. By whole words as they were stored: the processor hands a load
+// the value of a store that is still under way, but not parts of two.
+BNFAST_INLINE std::uint64_t bits_of_words(const std::uint64_t* words, std::int64_t i) {
+    const std::uint64_t low = words[i >> 6] >> (i & 63), high = words[(i >> 6) + 1] << 1 << (63 - (i & 63));
+    return low | high;
 }
 
 }  // namespace BNFAST_TARGET

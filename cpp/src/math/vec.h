@@ -277,6 +277,22 @@ BNFAST_INLINE Mask<T> lanes_of(std::uint32_t word) {
     });
 }
 
+// Lane i of a where bit i of `word` is set, else that of b.
+template <class T>
+BNFAST_INLINE Vec<T> select_bits(std::uint32_t word, Vec<T> a, Vec<T> b) {
+    return select(lanes_of<T>(word), a, b);
+}
+#if defined(__AVX512F__)
+BNFAST_INLINE Vec<float> select_bits(std::uint32_t word, Vec<float> a, Vec<float> b) {
+    a.part[0] = _mm512_mask_mov_ps(b.part[0], static_cast<__mmask16>(word), a.part[0]);
+    return a;
+}
+BNFAST_INLINE Vec<double> select_bits(std::uint32_t word, Vec<double> a, Vec<double> b) {
+    return map_parts<double>(
+        BNFAST_EACH { return _mm512_mask_mov_pd(b.part[k], static_cast<__mmask8>(word >> (8 * k)), a.part[k]); });
+}
+#endif
+
 // --- widening to double, and the one exact fused operation -------------------------------------------------------
 
 // (Intrinsics: gcc 12 splits a generic conversion into pieces of half a register.)

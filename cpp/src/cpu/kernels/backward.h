@@ -1,27 +1,49 @@
 // Gradients (Ioffe & Szegedy 2015, section 3): with dz the gradient at the affine's output,
 //   dbeta = sum dz,  dgamma = sum dz * (x - mean) * invstd,
 //   dx = gamma * invstd * (dz - mean(dz) - (x - mean) * projection),  dresidual = dz,
-// where the projection is invstd^2 * mean(dz * (x - mean)). Activations are recomputed from x (and residual).
+// where the projection is invstd^2 * mean(dz * (x - mean)). Activations are recomputed from x (and residual), or x -
+// mean from y where forward wrote y over x (Rota Bulo, Porzi & Kontschieder 2018).
 #pragma once
 
-#include "cpu/kernels/span.h"
+#include "cpu/kernels/keep.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
 
-// dz at one vector of the tile.
-template <class S, bool kRows, class Act, class Lanes>
-BNFAST_INLINE Vec<Compute<S>> gradient_at_affine(const BackwardTask& task, Act act, const Position& p, Lanes lanes,
-                                                 Vec<Compute<S>> centred, const Affine<Compute<S>>& affine) {
+// One vector on both sides of the affine: (x - mean) * prescale, and dz.
+template <class T>
+struct AtAffine {
+    Vec<T> centred, dz;
+};
+// A run of the inputs, and where it is in the dropout mask.
+template <class S>
+struct GradientRun {
+    const S *x, *dy, *residual;
+    std::int64_t mask;
+};
+template <class S>
+BNFAST_INLINE GradientRun<S> open_inputs(const BackwardTask& task, const MaskIndex& index, const Position& p) {
+    return {at<S>(task.x, p), at<S>(task.dy, p), at_if_any<S>(task.residual, p), index.of(p)};
+}
+template <class S, class Act, class Lanes>
+BNFAST_INLINE AtAffine<Compute<S>> at_affine(Act act, const Dropper<Compute<S>>& dropper, bool has_residual,
+                                             const GradientRun<S>& run, std::int64_t i, Lanes lanes,
+                                             const Affine<Compute<S>>& affine) {
     using T = Compute<S>;
-    Vec<T> dz = lanes.load(at<S>(task.dy, p));
-    if (task.keep.bits != nullptr) dz = drop<T, kRows>(task.keep, task.geometry, p, dz);
-    if constexpr (!IsIdentity<Act>::kValue) {
-        Vec<T> z = affine.apply(centred);
-        if (task.residual.data != nullptr) z = z + lanes.load(at<S>(task.residual, p));
-        dz = dz * act.derivative(z);
+    const Vec<T> x = lanes.load(run.x + i);
+    Vec<T> dz = lanes.load(run.dy + i);
+    if constexpr (IsFromOutput<Act>::kValue) {
+        return {affine.undo(act.act.inverse(x)), dz * act.act.derivative_from_output(x)};
+    } else {
+        const Vec<T> centred = affine.centre(x);
+        if (dropper.used) dz = dropper.drop(run.mask + i, dz);
+        if constexpr (!IsIdentity<Act>::kValue) {
+            Vec<T> z = affine.apply(centred);
+            if (has_residual) z = z + lanes.load(run.residual + i);
+            dz = dz * act.derivative(z);
+        }
+        return {centred, dz};
     }
-    return dz;
 }
 
 BNFAST_INLINE Vec<double> add_product(Vec<double> sum, Vec<float> a, Vec<double> wide_b) {
@@ -33,37 +55,42 @@ BNFAST_INLINE Vec<double> add_product(Vec<double> sum, Vec<double> a, Vec<double
 
 // Sums of `count` neighbouring channels, plane after plane as they lie in memory.
 template <class S, class Act>
-void sum_gradients_planes(const BackwardTask& task, Act act, const BlockSpan& span, std::int64_t channel,
-                          std::int64_t count, double* sum_dz, double* sum_dz_xmu) {
+void sum_gradients_planes(const BackwardTask& task, Act act, const Dropper<Compute<S>>& dropper, const BlockSpan& span,
+                          const Position& after, std::int64_t channel, std::int64_t count, double* sum_dz,
+                          double* sum_dz_xmu) {
     using T = Compute<S>;
+    const bool has_residual = task.residual.data != nullptr, has_where = task.where.bits != nullptr;
     Vec<double> sums[kPlanesTogether], products[kPlanesTogether];
     for (std::int64_t c = 0; c < count; ++c) sums[c] = products[c] = Vec<double>(0.0);
     const std::int64_t n = span.inner_end - span.inner_begin;
     for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
+        const S* first_x = at<S>(task.x, o, channel) + span.inner_begin;
+        const S* first_dy = at<S>(task.dy, o, channel) + span.inner_begin;
+        const S* next_x = o + 1 < span.outer_end ? first_x + task.x.outer_stride : at<S>(task.x, after);
+        const S* next_dy = o + 1 < span.outer_end ? first_dy + task.dy.outer_stride : at<S>(task.dy, after);
         for (std::int64_t c = 0; c < count; ++c) {
             const Affine<T> affine = load_affine<T, false>(task.coefficients, channel + c);
-            const std::int64_t next_o = c + 1 < count || o + 1 == span.outer_end ? o : o + 1;
-            const std::int64_t next_c = channel + (c + 1 < count ? c + 1 : 0);
-            const S* x = at<S>(task.x, o, channel + c) + span.inner_begin;
-            const S* next_x = at<S>(task.x, next_o, next_c) + span.inner_begin;
-            const S* dy = at<S>(task.dy, o, channel + c) + span.inner_begin;
-            const S* next_dy = at<S>(task.dy, next_o, next_c) + span.inner_begin;
+            const GradientRun<S> run = open_inputs<S>(task, dropper.index, Position{o, channel + c, span.inner_begin});
+            const WhereRun where = open_where<false>(task.where, Position{o, channel + c, span.inner_begin});
             Vec<double> sum = sums[c], product = products[c];
-            for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-                const Position p{o, channel + c, span.inner_begin + i};
-                prefetch(x, next_x, i, n);
-                prefetch(dy, next_dy, i, n);
-                Vec<T> centred = affine.centre(lanes.load(x + i));
-                Vec<T> dz = gradient_at_affine<S, false>(task, act, p, lanes, centred, affine);
-                if (task.where.bits != nullptr) {
-                    const Mask<T> mask = where_mask<T, false>(task.where, p);
-                    dz = select(mask, dz, Vec<T>(0));
-                    centred = select(mask, centred, Vec<T>(0));
-                }
-                const Vec<double> wide = widen(dz);
-                sum = sum + wide;
-                product = add_product(product, centred, wide);
-            });
+            for_each_in_run(
+                run, n, dropper.used ? kPortion : kEverything,
+                [](const GradientRun<S>&) __attribute__((always_inline)) { return std::int64_t{0}; },
+                [&](const GradientRun<S>&, std::int64_t i, std::int64_t count_prepared)
+                    __attribute__((always_inline)) { dropper.prepare(run.mask + i, count_prepared); },
+                [&](const GradientRun<S>&, std::int64_t i, auto lanes) __attribute__((always_inline)) {
+                    prefetch(first_x, next_x, c * n + i, count * n);
+                    prefetch(first_dy, next_dy, c * n + i, count * n);
+                    auto [centred, dz] = at_affine<S>(act, dropper, has_residual, run, i, lanes, affine);
+                    if (has_where) {
+                        const Mask<T> mask = where_mask<T, false>(where, i);
+                        dz = select(mask, dz, Vec<T>(0));
+                        centred = select(mask, centred, Vec<T>(0));
+                    }
+                    const Vec<double> wide = widen(dz);
+                    sum = sum + wide;
+                    product = add_product(product, centred, wide);
+                });
             sums[c] = sum;
             products[c] = product;
         }
@@ -75,22 +102,26 @@ void sum_gradients_planes(const BackwardTask& task, Act act, const BlockSpan& sp
 }
 
 template <class S, int kCount, class Act>
-void add_gradient_rows(const BackwardTask& task, Act act, std::int64_t o, const BlockRange& range, double* sum_dz,
-                       double* sum_dz_xmu) {
+void add_gradient_rows(const BackwardTask& task, Act act, const Dropper<Compute<S>>& dropper, std::int64_t o,
+                       const BlockRange& range, double* sum_dz, double* sum_dz_xmu) {
     using T = Compute<S>;
     const std::int64_t width = range.channel_end - range.channel_begin;
-    const std::int64_t ahead_x = rows_ahead<S>(task.x.outer_stride, width);
-    const std::int64_t ahead_dy = rows_ahead<S>(task.dy.outer_stride, width);
+    const std::int64_t stride_x = task.x.outer_stride, stride_dy = task.dy.outer_stride;
+    const bool has_residual = task.residual.data != nullptr;
+    const Coefficients coefficients = task.coefficients;
+    GradientRun<S> runs[kCount];
+    BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
+        runs[r] = open_inputs<S>(task, dropper.index, Position{o + r, range.channel_begin, 0});
+    }
     for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-        const std::int64_t c = range.channel_begin + i;
-        const Affine<T> affine = load_affine<T, true>(task.coefficients, c);
+        const Affine<T> affine = load_affine<T, true>(coefficients, range.channel_begin + i);
         Vec<double> sum = load(sum_dz + i), product = load(sum_dz_xmu + i);
+        const std::int64_t ahead_x = rows_ahead<S, kCount>(stride_x, width, i);
+        const std::int64_t ahead_dy = rows_ahead<S, kCount>(stride_dy, width, i);
         BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
-            const Position p{o + r, c, 0};
-            __builtin_prefetch(at<S>(task.x, p) + ahead_x);
-            __builtin_prefetch(at<S>(task.dy, p) + ahead_dy);
-            const Vec<T> centred = affine.centre(lanes.load(at<S>(task.x, p)));
-            const Vec<T> dz = gradient_at_affine<S, true>(task, act, p, lanes, centred, affine);
+            fetch(runs[r].x + i + ahead_x);
+            fetch(runs[r].dy + i + ahead_dy);
+            const auto [centred, dz] = at_affine<S>(act, dropper, has_residual, runs[r], i, lanes, affine);
             const Vec<double> wide = widen(dz);
             sum = sum + wide;
             product = add_product(product, centred, wide);
@@ -101,38 +132,50 @@ void add_gradient_rows(const BackwardTask& task, Act act, std::int64_t o, const 
 }
 
 template <class S, class Act>
-void sum_gradients_rows(const BackwardTask& task, Act act, const BlockSpan& span, const BlockRange& range,
-                        double* sum_dz, double* sum_dz_xmu) {
+void sum_gradients_rows(const BackwardTask& task, Act act, const Dropper<Compute<S>>& dropper, const BlockSpan& span,
+                        const BlockRange& range, double* sum_dz, double* sum_dz_xmu) {
     const std::int64_t width = range.channel_end - range.channel_begin;
     for (std::int64_t c = 0; c < width; ++c) sum_dz[c] = sum_dz_xmu[c] = 0.0;
     std::int64_t o = span.outer_begin;
-    if (task.where.bits == nullptr) {
-        constexpr int kCount = IsIdentity<Act>::kValue ? kRowsAtOnce : 4;
+    constexpr int kCount = IsIdentity<Act>::kValue ? kRowsAtOnce : 4;
+    const bool bits_fit = !dropper.used || kCount * task.keep.all_channels <= kMostPrepared;
+    if (task.where.bits == nullptr && bits_fit) {
         for (; o + kCount <= span.outer_end; o += kCount) {
-            add_gradient_rows<S, kCount>(task, act, o, range, sum_dz, sum_dz_xmu);
+            const std::int64_t last = (kCount - 1) * task.keep.all_channels + width;
+            dropper.prepare(dropper.index.of(Position{o, range.channel_begin, 0}), last);
+            add_gradient_rows<S, kCount>(task, act, dropper, o, range, sum_dz, sum_dz_xmu);
         }
     }
     for (; o < span.outer_end; ++o) {
-        if (task.where.bits == nullptr || bit_at(task.where.bits, o)) {
-            add_gradient_rows<S, 1>(task, act, o, range, sum_dz, sum_dz_xmu);
+        if (task.where.bits != nullptr && !bit_at(task.where.bits, o)) continue;
+        const std::int64_t most = dropper.used ? kMostPrepared : width;
+        for (std::int64_t c = 0, n; c < width; c += n) {
+            n = width - c < most ? width - c : most;
+            dropper.prepare(dropper.index.of(Position{o, range.channel_begin + c, 0}), n);
+            const BlockRange piece{range.channel_begin + c, range.channel_begin + c + n, 0, 0, 0};
+            add_gradient_rows<S, 1>(task, act, dropper, o, piece, sum_dz + c, sum_dz_xmu + c);
         }
     }
 }
 
 template <class S>
 void backward_sums(const BackwardTask& task, const BlockRange& range, const BlockSums& out) noexcept {
-    with_activation<Compute<S>>(task.activation, task.activation_slope, [&](auto act) {
+    with_activation<Compute<S>>(task, [&](auto act) {
+        KeepWindow window(task.keep, task.geometry);
+        const Dropper<Compute<S>> dropper(window, task.keep, task.geometry);
         for (std::int64_t b = range.block_begin; b < range.block_end; ++b) {
             const BlockSpan span = span_of(task.geometry, task.blocks, b);
             const std::int64_t k = (b - range.block_begin) * range.pitch;
             if (task.geometry.rows) {
-                sum_gradients_rows<S>(task, act, span, range, out.dz + k, out.dz_xmu + k);
+                sum_gradients_rows<S>(task, act, dropper, span, range, out.dz + k, out.dz_xmu + k);
             } else {
                 const std::int64_t together = planes_together(task.geometry);
                 for (std::int64_t c = range.channel_begin; c < range.channel_end; c += together) {
                     const std::int64_t count = c + together < range.channel_end ? together : range.channel_end - c;
                     const std::int64_t first = k + c - range.channel_begin;
-                    sum_gradients_planes<S>(task, act, span, c, count, out.dz + first, out.dz_xmu + first);
+                    const Position after = after_block(task.geometry, task.blocks, range, b, c + count);
+                    sum_gradients_planes<S>(task, act, dropper, span, after, c, count, out.dz + first,
+                                            out.dz_xmu + first);
                 }
             }
         }
@@ -154,16 +197,49 @@ BNFAST_INLINE BackwardCoefficients<T> blend(Mask<T> mask, const BackwardCoeffici
             select(mask, a.projection, b.projection), select(mask, a.dx_scale, b.dx_scale)};
 }
 
+template <class S>
+struct BackwardRun {
+    GradientRun<S> inputs;
+    S *dx, *dresidual;
+    WhereRun where;
+};
+
 template <class S, bool kRows, class Act>
-void backward_tile(const BackwardTask& task, const Tile& tile, Act act) {
+void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
     using T = Compute<S>;
+    using Run = BackwardRun<S>;
+    // Copies that no store can be suspected of changing.
+    const Tile tile = shared_tile;
+    const Geometry g = task.geometry;
+    const Coefficients k = task.coefficients;
+    const bool has_residual = task.residual.data != nullptr, has_dresidual = task.dresidual.data != nullptr;
     const bool has_where = task.where.bits != nullptr;
-    const Coefficients& k = task.coefficients;
-    const Geometry& g = task.geometry;
+    const bool streaming = task.streaming, fetches = task.fetch_channels != cpu::kFetchNothing;
+    const std::int64_t ahead_x = fetch_distance<S>(task.x, task.fetch_channels);
+    const std::int64_t ahead_dy = fetch_distance<S>(task.dy, task.fetch_channels);
+    // dresidual is streamed where its vectors are aligned as those of dx are, in every run.
+    const bool alike =
+        task.dresidual.outer_stride == task.dx.outer_stride &&
+        task.dresidual.channel_stride == task.dx.channel_stride &&
+        head_of(static_cast<const S*>(task.dresidual.data)) == head_of(static_cast<const S*>(task.dx.data));
+    const bool streams_both = streaming && has_dresidual && alike;
+    KeepWindow window(task.keep, g);
+    const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense = !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
     for_each_in_tile<T, kRows>(
-        g, tile, is_dense,
+        g, tile, is_dense, dropper.used ? kPortion : kEverything,
+        [&](const Position& p) __attribute__((always_inline)) {
+            return Run{open_inputs<S>(task, dropper.index, p), at<S>(task.dx, p), at_if_any<S>(task.dresidual, p),
+                       open_where<kRows>(task.where, p)};
+        },
+        [&](const Run& run) __attribute__((always_inline)) { return streaming ? head_of(run.dx) : 0; },
+        [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
+            if (streaming) fetch_ends(at<S>(task.dx, p), n);
+            if (streams_both) fetch_ends(at<S>(task.dresidual, p), n);
+        },
+        [&](const Run& run, std::int64_t i, std::int64_t n)
+            __attribute__((always_inline)) { dropper.prepare(run.inputs.mask + i, n); },
         [&](std::int64_t c) __attribute__((always_inline)) {
             const auto get = [&](const void* values) __attribute__((always_inline)) {
                 return kRows ? row_coefficient<T>(values, c) : plane_coefficient<T>(values, c);
@@ -171,26 +247,28 @@ void backward_tile(const BackwardTask& task, const Tile& tile, Act act) {
             return BackwardCoefficients<T>{load_affine<T, kRows>(k, c), get(k.mean_dz), get(k.projection),
                                            get(k.dx_scale)};
         },
-        [&](const Position& p)
-            __attribute__((always_inline)) { return task.streaming ? head_of(at<S>(task.dx, p)) : 0; },
-        [&](const Position& p, auto lanes, const BackwardCoefficients<T>& coefficients) __attribute__((always_inline)) {
-            const Vec<T> centred = coefficients.affine.centre(lanes.load(at<S>(task.x, p)));
-            Vec<T> dz = gradient_at_affine<S, kRows>(task, act, p, lanes, centred, coefficients.affine);
+        [&](const Run& run, std::int64_t i, auto lanes,
+            const BackwardCoefficients<T>& coefficients) __attribute__((always_inline)) {
+            if (fetches) {
+                fetch(run.inputs.x + i + ahead_x);
+                fetch(run.inputs.dy + i + ahead_dy);
+            }
+            auto [centred, dz] = at_affine<S>(act, dropper, has_residual, run.inputs, i, lanes, coefficients.affine);
             Vec<T> dx = ((dz - coefficients.mean_dz) - centred * coefficients.projection) * coefficients.dx_scale;
             if (has_where) {
-                const Mask<T> mask = where_mask<T, kRows>(task.where, p);
+                const Mask<T> mask = where_mask<T, kRows>(run.where, i);
                 dz = select(mask, dz, Vec<T>(0));
                 dx = select(mask, dx, Vec<T>(0));
             }
-            if (task.dresidual.data != nullptr) lanes.store(at<S>(task.dresidual, p), dz, false);
-            lanes.store(at<S>(task.dx, p), dx, task.streaming);
+            if (has_dresidual) lanes.store(run.dresidual + i, dz, streams_both);
+            lanes.store(run.dx + i, dx, streaming);
         });
-    if (task.streaming) stream_fence();
+    if (streaming) stream_fence();
 }
 
 template <class S>
 void backward(const BackwardTask& task, const Tile& tile) noexcept {
-    with_activation<Compute<S>>(task.activation, task.activation_slope, [&](auto act) {
+    with_activation<Compute<S>>(task, [&](auto act) {
         if (task.geometry.rows) {
             backward_tile<S, true>(task, tile, act);
         } else {

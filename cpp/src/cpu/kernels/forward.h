@@ -2,34 +2,61 @@
 // write of y.
 #pragma once
 
-#include "cpu/kernels/span.h"
+#include "cpu/kernels/keep.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
 
+template <class S>
+struct ForwardRun {
+    const S *x, *residual;
+    S* y;
+    std::int64_t mask;  // element of the dropout mask
+    WhereRun where;
+};
+
 template <class S, bool kRows, class Act>
-void forward_tile(const ForwardTask& task, const Tile& tile, Act act) {
+void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
     using T = Compute<S>;
-    const bool has_residual = task.residual.data != nullptr;
-    const bool has_where = task.where.bits != nullptr;
-    const bool has_keep = task.keep.bits != nullptr;
-    const Geometry& g = task.geometry;
+    using Run = ForwardRun<S>;
+    // Copies that no store can be suspected of changing.
+    const Tile tile = shared_tile;
+    const Geometry g = task.geometry;
+    const Coefficients coefficients = task.coefficients;
+    const bool has_residual = task.residual.data != nullptr, has_where = task.where.bits != nullptr;
+    const bool streaming = task.streaming, fetches = task.fetch_channels != cpu::kFetchNothing;
+    const std::int64_t ahead_x = fetch_distance<S>(task.x, task.fetch_channels);
+    const std::int64_t ahead_residual = fetch_distance<S>(task.residual, task.fetch_channels);
+    KeepWindow window(task.keep, g);
+    const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense =
         !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
     for_each_in_tile<T, kRows>(
-        g, tile, is_dense,
-        [&](std::int64_t c) __attribute__((always_inline)) { return load_affine<T, kRows>(task.coefficients, c); },
-        [&](const Position& p)
-            __attribute__((always_inline)) { return task.streaming ? head_of(at<S>(task.y, p)) : 0; },
-        [&](const Position& p, auto lanes, const Affine<T>& affine) __attribute__((always_inline)) {
-            Vec<T> z = affine.apply(affine.centre(lanes.load(at<S>(task.x, p))));
-            if (has_residual) z = z + lanes.load(at<S>(task.residual, p));
+        g, tile, is_dense, dropper.used ? kPortion : kEverything,
+        [&](const Position& p) __attribute__((always_inline)) {
+            return Run{at<S>(task.x, p), at_if_any<S>(task.residual, p), at<S>(task.y, p), dropper.index.of(p),
+                       open_where<kRows>(task.where, p)};
+        },
+        [&](const Run& run) __attribute__((always_inline)) { return streaming ? head_of(run.y) : 0; },
+        [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
+            if (streaming) fetch_ends(at<S>(task.y, p), n);
+        },
+        [&](const Run& run, std::int64_t i, std::int64_t n)
+            __attribute__((always_inline)) { dropper.prepare(run.mask + i, n); },
+        [&](std::int64_t c) __attribute__((always_inline)) { return load_affine<T, kRows>(coefficients, c); },
+        [&](const Run& run, std::int64_t i, auto lanes, const Affine<T>& affine) __attribute__((always_inline)) {
+            if (fetches) fetch(run.x + i + ahead_x);
+            Vec<T> z = affine.apply(affine.centre(lanes.load(run.x + i)));
+            if (has_residual) {
+                if (fetches) fetch(run.residual + i + ahead_residual);
+                z = z + lanes.load(run.residual + i);
+            }
             Vec<T> y = act.forward(z);
-            if (has_keep) y = drop<T, kRows>(task.keep, g, p, y);
-            if (has_where) y = select(where_mask<T, kRows>(task.where, p), y, Vec<T>(0));
-            lanes.store(at<S>(task.y, p), y, task.streaming);
+            if (dropper.used) y = dropper.drop(run.mask + i, y);
+            if (has_where) y = select(where_mask<T, kRows>(run.where, i), y, Vec<T>(0));
+            lanes.store(run.y + i, y, streaming);
         });
-    if (task.streaming) stream_fence();
+    if (streaming) stream_fence();
 }
 
 template <class S>

@@ -35,21 +35,20 @@ BNFAST_INLINE bool trusted(double q, double m2) { return q <= kTrusted * m2; }
 // Sums of `count` neighbouring channels about their pivots: plane after plane as they lie in memory.
 template <class S, bool kPivot, bool kMasked>
 void sum_planes(const MomentsTask& task, std::int64_t channel, std::int64_t count, const BlockSpan& span,
-                const double* pivot, PivotSums* sums) {
+                const Position& after, const double* pivot, PivotSums* sums) {
     Vec<double> s[kPlanesTogether], q[kPlanesTogether];
     for (std::int64_t c = 0; c < count; ++c) s[c] = q[c] = Vec<double>(0.0);
     const std::int64_t n = span.inner_end - span.inner_begin;
     for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
-        const std::int64_t next_o = o + 1 < span.outer_end ? o + 1 : o;
+        const S* first = at<S>(task.x, o, channel) + span.inner_begin;
+        const S* next = o + 1 < span.outer_end ? first + task.x.outer_stride : at<S>(task.x, after);
         const std::uint8_t* bits = task.where.bits + (kMasked ? o * task.where.pitch : 0);
         for (std::int64_t c = 0; c < count; ++c) {
             const S* run = at<S>(task.x, o, channel + c) + span.inner_begin;
-            const S* next_run =
-                span.inner_begin + (c + 1 < count ? at<S>(task.x, o, channel + c + 1) : at<S>(task.x, next_o, channel));
             const Vec<double> p(kPivot ? pivot[c] : 0.0);
             Vec<double> sum = s[c], square = q[c];
             for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-                prefetch(run, next_run, i, n);
+                prefetch(first, next, c * n + i, count * n);
                 Vec<double> v = lanes.load_wide(run + i);
                 if constexpr (kPivot) v = lanes.keep_loaded(v - p);
                 if constexpr (kMasked) {
@@ -101,12 +100,13 @@ void moments_planes(const MomentsTask& task, const BlockRange& range, const Bloc
             for (std::int64_t c = 0; c < count; ++c) {
                 pivot[c] = sizeof(S) == 8 ? pivot_of<S, kMasked>(task, first + c, span) : 0.0;
             }
-            sum_planes<S, sizeof(S) == 8, kMasked>(task, first, count, span, pivot, sums);
+            const Position after = after_block(task.geometry, task.blocks, range, b, first + count);
+            sum_planes<S, sizeof(S) == 8, kMasked>(task, first, count, span, after, pivot, sums);
             for (std::int64_t c = 0; c < count; ++c) {
                 finish_block(n, pivot[c], sums[c].s, sums[c].q, mean[c], mean_low[c], m2[c]);
                 if (trusted(sums[c].q, m2[c])) continue;
                 pivot[c] = mean[c];
-                sum_planes<S, true, kMasked>(task, first + c, 1, span, pivot + c, sums + c);
+                sum_planes<S, true, kMasked>(task, first + c, 1, span, after, pivot + c, sums + c);
                 finish_block(n, pivot[c], sums[c].s, sums[c].q, mean[c], mean_low[c], m2[c]);
             }
         }
@@ -120,12 +120,12 @@ template <class S, bool kPivot, int kCount>
 void add_rows(const MomentsTask& task, std::int64_t o, const BlockRange& range, const double* p, double* s, double* q) {
     const S* row = at<S>(task.x, o, range.channel_begin);
     const std::int64_t stride = task.x.outer_stride, width = range.channel_end - range.channel_begin;
-    const std::int64_t ahead = rows_ahead<S>(stride, width);
     for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
         Vec<double> sum = load(s + i), square = load(q + i);
+        const std::int64_t ahead = rows_ahead<S, kCount>(stride, width, i);
         BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
             const S* x = row + r * stride + i;
-            __builtin_prefetch(x + ahead);
+            fetch(x + ahead);
             Vec<double> v = lanes.load_wide(x);
             if constexpr (kPivot) v = v - load(p + i);
             sum = sum + v;

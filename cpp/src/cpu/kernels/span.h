@@ -22,14 +22,15 @@ using cpu::Operand;
 using cpu::Tile;
 using cpu::WhereBits;
 
-constexpr std::int64_t kPrefetchBytes = 2048;  // ahead of the loads, to hide the latency of DRAM
+constexpr std::int64_t kPrefetchBytes = 8192;  // ahead of the loads, to hide the latency of DRAM
+constexpr std::int64_t kNearBytes = 1024;      // ahead, to the first cache: what the sweep before left in the second
 constexpr int kRowsAtOnce = 8;                 // rows summed for each load and store of the running sums
 
 // Channels whose planes are summed in the order in which they lie in memory, where planes are short: one by one, each
 // would be a jump to other pages.
 constexpr std::int64_t kPlanesTogether = 32;
 BNFAST_INLINE std::int64_t planes_together(const Geometry& geometry) {
-    constexpr std::int64_t kLongPlane = 1024;  // elements
+    constexpr std::int64_t kLongPlane = 2048;  // elements
     return geometry.inner >= kLongPlane ? 1 : kPlanesTogether;
 }
 
@@ -38,18 +39,41 @@ BNFAST_INLINE S* at(const Operand& operand, std::int64_t outer, std::int64_t cha
     return static_cast<S*>(operand.data) + outer * operand.outer_stride + channel * operand.channel_stride;
 }
 
-// Fetches what a walk over runs of n elements will load kPrefetchBytes after element i: in this run or in the next.
+// Elements that a kernel handles at once: `i` on from the start of plane (outer, channel), or of row `outer`.
+struct Position {
+    std::int64_t outer, channel, i;
+};
 template <class S>
-BNFAST_INLINE void prefetch(const S* run, const S* next_run, std::int64_t i, std::int64_t n) {
-    const std::int64_t ahead = i + kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
-    __builtin_prefetch(ahead < n ? run + ahead : next_run + (ahead - n));
+BNFAST_INLINE S* at(const Operand& operand, const Position& p) {
+    return at<S>(operand, p.outer, p.channel) + p.i;
 }
-// The distance in elements at which a walk over kRowsAtOnce rows fetches ahead: the rows that follow, or further along
-// these where they are long.
+
+// The same for an operand that the call may lack.
 template <class S>
-BNFAST_INLINE std::int64_t rows_ahead(std::int64_t stride, std::int64_t width) {
-    constexpr std::int64_t kShort = 2 * kPrefetchBytes / static_cast<std::int64_t>(sizeof(S)) / kRowsAtOnce;
-    return width <= kShort ? kRowsAtOnce * stride : kShort;
+BNFAST_INLINE S* at_if_any(const Operand& operand, const Position& p) {
+    return operand.data == nullptr ? nullptr : at<S>(operand, p);
+}
+
+// Into the private cache only: the hardware does the rest, and the first cache's few buffers stay free.
+BNFAST_INLINE void fetch(const void* p) {
+    constexpr int kReads = 0, kPrivateCache = 2;
+    __builtin_prefetch(p, kReads, kPrivateCache);
+}
+
+// Fetches what a walk over rows of n elements will load kPrefetchBytes after element i of this row: there, or in the
+// next row.
+template <class S>
+BNFAST_INLINE void prefetch(const S* row, const S* next_row, std::int64_t i, std::int64_t n) {
+    const std::int64_t ahead = i + kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
+    fetch(ahead < n ? row + ahead : next_row + (ahead - n));
+    __builtin_prefetch(row + i + kNearBytes / static_cast<std::int64_t>(sizeof(S)));
+}
+// Where a walk over kCount rows at once, at element i of `width`, will be kPrefetchBytes later: a distance from there.
+template <class S, int kCount>
+BNFAST_INLINE std::int64_t rows_ahead(std::int64_t stride, std::int64_t width, std::int64_t i) {
+    constexpr std::int64_t kAhead = kPrefetchBytes / static_cast<std::int64_t>(sizeof(S)) / kRowsAtOnce;
+    if (width <= kAhead) return kRowsAtOnce * stride;
+    return i + kAhead < width ? kAhead : kCount * stride + kAhead - width;
 }
 
 // The 16 bits from bit `i` on.
@@ -76,6 +100,15 @@ BNFAST_INLINE BlockSpan span_of(const Geometry& geometry, const Blocks& blocks, 
     return {begin, end < geometry.outer ? end : geometry.outer, 0, geometry.inner};
 }
 
+// Where a walk over blocks of planes goes on after channels [.., channel_end) of block b: what to fetch ahead.
+BNFAST_INLINE Position after_block(const Geometry& geometry, const Blocks& blocks, const BlockRange& range,
+                                   std::int64_t b, std::int64_t channel_end) {
+    const bool same_block = channel_end < range.channel_end;
+    if (!same_block && b + 1 < blocks.count) ++b;
+    const BlockSpan span = span_of(geometry, blocks, b);
+    return {span.outer_begin, same_block ? channel_end : range.channel_begin, span.inner_begin};
+}
+
 // One vector of a coefficient: the same for a whole plane, or one lane a channel for a row.
 template <class T>
 BNFAST_INLINE Vec<T> plane_coefficient(const void* values, std::int64_t channel) {
@@ -85,6 +118,20 @@ template <class T>
 BNFAST_INLINE Vec<T> row_coefficient(const void* values, std::int64_t channel) {
     return load(static_cast<const T*>(values) + channel);
 }
+
+// An activation that backward sees from its output alone, where batch norm wrote y over x.
+template <class Act>
+struct FromOutput {
+    Act act;
+};
+template <class Act>
+struct IsFromOutput {
+    static constexpr bool kValue = false;
+};
+template <class Act>
+struct IsFromOutput<FromOutput<Act>> {
+    static constexpr bool kValue = true;
+};
 
 // Calls f with the activation as a value, so that the loop around it is compiled for each one.
 template <class T, class F>
@@ -101,6 +148,17 @@ BNFAST_INLINE void with_activation(Activation activation, double slope, F f) {
         case Activation::kElu: return f(Elu<T>(parameter));
     }
 }
+// The same for backward, which may have to start from the activation's output.
+template <class T, class F>
+BNFAST_INLINE void with_activation(const BackwardTask& task, F f) {
+    const T parameter = static_cast<T>(task.activation_slope);
+    if (!task.from_output) return with_activation<T>(task.activation, task.activation_slope, f);
+    switch (task.activation) {
+        case Activation::kLeakyRelu: return f(FromOutput<LeakyRelu<T>>{LeakyRelu<T>(parameter)});
+        case Activation::kElu: return f(FromOutput<Elu<T>>{Elu<T>(parameter)});
+        default: return f(FromOutput<Identity<T>>{Identity<T>(parameter)});
+    }
+}
 
 template <class A>
 struct IsIdentity {
@@ -115,7 +173,7 @@ struct IsIdentity<Identity<T>> {
 // that the backward's pre-activation is the forward's, bit for bit.
 template <class T>
 struct Affine {
-    Vec<T> mean_high, mean_low, scale, shift;
+    Vec<T> mean_high, mean_low, scale, shift, inverse;
     bool has_prescale;
     Vec<T> prescale;
 
@@ -124,6 +182,7 @@ struct Affine {
         return (x - mean_high) - mean_low;
     }
     BNFAST_INLINE Vec<T> apply(Vec<T> centred) const { return centred * scale + shift; }
+    BNFAST_INLINE Vec<T> undo(Vec<T> z) const { return (z - shift) * inverse; }
 };
 
 template <class T, bool kRows>
@@ -131,28 +190,25 @@ BNFAST_INLINE Affine<T> load_affine(const Coefficients& c, std::int64_t channel)
     const auto get = [&](const void* values) __attribute__((always_inline)) {
         return kRows ? row_coefficient<T>(values, channel) : plane_coefficient<T>(values, channel);
     };
-    Affine<T> affine{get(c.mean_high), get(c.mean_low), get(c.scale), get(c.shift), c.prescale != nullptr, Vec<T>(1)};
+    Affine<T> affine{get(c.mean_high), get(c.mean_low),       get(c.scale), get(c.shift),
+                     get(c.inverse),   c.prescale != nullptr, Vec<T>(1)};
     if (affine.has_prescale) affine.prescale = get(c.prescale);
     return affine;
 }
 
 template <class T>
 BNFAST_INLINE Affine<T> blend(Mask<T> mask, const Affine<T>& a, const Affine<T>& b) {
-    return {select(mask, a.mean_high, b.mean_high),
-            select(mask, a.mean_low, b.mean_low),
-            select(mask, a.scale, b.scale),
-            select(mask, a.shift, b.shift),
-            a.has_prescale,
+    return {select(mask, a.mean_high, b.mean_high), select(mask, a.mean_low, b.mean_low),
+            select(mask, a.scale, b.scale),         select(mask, a.shift, b.shift),
+            select(mask, a.inverse, b.inverse),     a.has_prescale,
             select(mask, a.prescale, b.prescale)};
 }
 
-// Elements that a kernel handles at once: `i` on from the start of plane (outer, channel), or of row `outer`.
-struct Position {
-    std::int64_t outer, channel, i;
-};
+// How far ahead of an element to fetch another.
 template <class S>
-BNFAST_INLINE S* at(const Operand& operand, const Position& p) {
-    return at<S>(operand, p.outer, p.channel) + p.i;
+BNFAST_INLINE std::int64_t fetch_distance(const Operand& operand, std::int64_t fetch_channels) {
+    if (fetch_channels > 0) return fetch_channels * operand.channel_stride;
+    return kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
 }
 
 // Whether all operands of a tile are dense in memory, so that it can be walked without regard to where one plane or row
@@ -165,99 +221,145 @@ BNFAST_INLINE bool whole(const Tile& tile, const Geometry& g) {
                   : tile.inner_begin == 0 && tile.inner_end == g.inner && g.inner >= kLanes;
 }
 
+// A walk over a tile goes along runs of memory, and along each by vectors. Its loops take functions:
+//   open(position) gives what the run that begins there is walked with, pointers above all: computed once a run,
+//   head(run) the elements before the output is aligned,
+//   prepare(run, i, n) comes before each n <= portion elements, announce(position, n) one run of n elements ahead,
+//   make(channel) gives the coefficients, and body(run, i, lanes, coefficients) handles the elements from i on.
+
 // A tile of dense rows as one run. A vector may reach into the next row: per-channel values are continued
 // periodically behind the last channel.
-template <class Make, class Head, class Body>
-BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, Make make, Head head_at, Body body) {
-    const std::int64_t n = (tile.outer_end - tile.outer_begin) * g.channels;
-    const Position start{tile.outer_begin, 0, 0};
-    const std::int64_t head = head_at(start) < n ? head_at(start) : n;
+template <class Open, class Head, class Prepare, class Make, class Body>
+BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, std::int64_t portion, Open open,
+                                          Head head_of_run, Prepare prepare, Make make, Body body) {
+    const std::int64_t n = (tile.outer_end - tile.outer_begin) * g.channels, channels = g.channels;
+    const auto run = open(Position{tile.outer_begin, 0, 0});
+    const std::int64_t head = head_of_run(run) < n ? head_of_run(run) : n;
     const std::int64_t tail = head + (n - head) / kLanes * kLanes;
-    const std::int64_t step = g.channels < kLanes ? kLanes % g.channels : kLanes;
-    std::int64_t channel = head % g.channels;
-    for (std::int64_t i = head; i < tail; i += kLanes) {
-        body(Position{tile.outer_begin, 0, i}, AllLanes{}, make(channel));
-        channel += step;
-        if (channel >= g.channels) channel -= g.channels;
+    const std::int64_t step = channels < kLanes ? kLanes % channels : kLanes;
+    const auto edge = [&](std::int64_t begin, std::int64_t end) {  // not inlined: one copy of the body
+        if (begin == end) return;
+        prepare(run, begin, end - begin);
+        body(run, begin, FirstLanes{static_cast<int>(end - begin)}, make(begin % channels));
+    };
+    edge(0, head);
+    std::int64_t channel = head % channels;
+    for (std::int64_t begin = head, end; begin < tail; begin = end) {
+        end = tail - begin > portion ? begin + portion : tail;
+        prepare(run, begin, end - begin);
+        for (std::int64_t i = begin; i < end; i += kLanes) {
+            body(run, i, AllLanes{}, make(channel));
+            channel += step;
+            if (channel >= channels) channel -= channels;
+        }
     }
-    for (std::int64_t i = head > 0 ? 0 : tail; i < n; i = i < tail ? tail : n) {
-        body(Position{tile.outer_begin, 0, i}, FirstLanes{static_cast<int>(i < tail ? head : n - i)},
-             make(i % g.channels));
-    }
+    edge(tail, n);
 }
 
 // The dense planes of one outer index as one run. A vector over the border of two planes blends their coefficients.
-template <class T, class Make, class Head, class Body>
-BNFAST_INLINE void for_each_in_dense_planes(const Geometry& g, const Tile& tile, std::int64_t outer, Make make,
-                                            Head head_at, Body body) {
-    const std::int64_t n = (tile.channel_end - tile.channel_begin) * g.inner;
-    const Position start{outer, tile.channel_begin, 0};
-    const std::int64_t head = head_at(start) < n ? head_at(start) : n;
+template <class T, class Open, class Head, class Prepare, class Make, class Body>
+BNFAST_INLINE void for_each_in_dense_planes(const Geometry& g, const Tile& tile, std::int64_t outer,
+                                            std::int64_t portion, Open open, Head head_of_run, Prepare prepare,
+                                            Make make, Body body) {
+    const std::int64_t n = (tile.channel_end - tile.channel_begin) * g.inner, inner = g.inner;
+    const auto run = open(Position{outer, tile.channel_begin, 0});
+    const std::int64_t head = head_of_run(run) < n ? head_of_run(run) : n;
     const std::int64_t tail = head + (n - head) / kLanes * kLanes;
-    std::int64_t i = head, border = g.inner, channel = tile.channel_begin;
+    std::int64_t i = head, border = inner, channel = tile.channel_begin, prepared = 0;
     auto coefficients = make(channel);
-    if (head > 0) body(start, FirstLanes{static_cast<int>(head)}, coefficients);
+    if (head > 0) {
+        prepare(run, 0, head);
+        body(run, 0, FirstLanes{static_cast<int>(head)}, coefficients);
+    }
     while (i < tail) {
-        const std::int64_t last = border < tail ? border : tail;
-        for (; i + kLanes <= last; i += kLanes) body(Position{outer, tile.channel_begin, i}, AllLanes{}, coefficients);
-        if (i >= tail) break;
+        if (i >= prepared) {
+            prepared = tail - i > portion ? i + portion : tail;
+            prepare(run, i, prepared - i);
+        }
+        const std::int64_t last = border < prepared ? border : prepared;
+        for (; i + kLanes <= last; i += kLanes) body(run, i, AllLanes{}, coefficients);
+        if (i >= prepared) continue;
         const auto next = make(++channel);
-        const auto both = blend(first_lanes<T>(static_cast<int>(border - i)), coefficients, next);
-        body(Position{outer, tile.channel_begin, i}, AllLanes{}, both);
+        body(run, i, AllLanes{}, blend(first_lanes<T>(static_cast<int>(border - i)), coefficients, next));
         i += kLanes;
-        border += g.inner;
+        border += inner;
         coefficients = next;
     }
     if (i < n) {
-        body(Position{outer, tile.channel_begin, i}, FirstLanes{static_cast<int>(n - i)}, make(tile.channel_end - 1));
+        prepare(run, i, n - i);
+        body(run, i, FirstLanes{static_cast<int>(n - i)}, make(tile.channel_end - 1));
     }
 }
 
-// Calls body(position, lanes, coefficients) for every vector of a tile. make(channel) gives the coefficients,
-// head(position) the elements before the output is aligned. Planes go last to first: what the sweep before left in the
-// cache is used before it is replaced.
-template <class T, bool kRows, class Make, class Head, class Body>
-BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is_dense, Make make, Head head,
-                                    Body body) {
+// A run by itself.
+template <class Run, class Head, class Prepare, class Body>
+BNFAST_INLINE void for_each_in_run(const Run& run, std::int64_t n, std::int64_t portion, Head head_of_run,
+                                   Prepare prepare, Body body) {
+    for (std::int64_t begin = 0, count; begin < n; begin += count) {
+        count = n - begin < portion ? n - begin : portion;
+        prepare(run, begin, count);
+        // Portions are whole vectors, so all have the same head.
+        for_each_vector(count, head_of_run(run), [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+            body(run, begin + i, lanes);
+        });
+    }
+}
+
+// The ends of a run that is streamed out are stored through the cache. Fetched ahead, their lines do not hold up the
+// streamed ones behind them.
+template <class S>
+BNFAST_INLINE void fetch_ends(const S* run, std::int64_t n) {
+    constexpr int kWrites = 1;
+    __builtin_prefetch(run, kWrites);
+    __builtin_prefetch(run + n - 1, kWrites);
+}
+
+// All runs of a tile. Planes go last to first: what the sweep before left in the cache is used before it is replaced.
+template <class T, bool kRows, class Open, class Head, class Announce, class Prepare, class Make, class Body>
+BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is_dense, std::int64_t portion, Open open,
+                                    Head head_of_run, Announce announce, Prepare prepare, Make make, Body body) {
     if constexpr (kRows) {
-        if (is_dense) return for_each_in_dense_rows(g, tile, make, head, body);
+        if (is_dense) return for_each_in_dense_rows(g, tile, portion, open, head_of_run, prepare, make, body);
         for (std::int64_t o = tile.outer_begin; o < tile.outer_end; ++o) {
-            for_each_vector(tile.channel_end - tile.channel_begin, head(Position{o, tile.channel_begin, 0}),
-                            [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-                                body(Position{o, tile.channel_begin + i, 0}, lanes, make(tile.channel_begin + i));
-                            });
+            for_each_in_run(open(Position{o, tile.channel_begin, 0}), tile.channel_end - tile.channel_begin, portion,
+                            head_of_run, prepare,
+                            [&](const auto& run, std::int64_t i, auto lanes)
+                                __attribute__((always_inline)) { body(run, i, lanes, make(tile.channel_begin + i)); });
         }
     } else {
         for (std::int64_t o = tile.outer_end - 1; o >= tile.outer_begin; --o) {
             if (is_dense) {
-                for_each_in_dense_planes<T>(g, tile, o, make, head, body);
+                const std::int64_t next = o > tile.outer_begin ? o - 1 : o;
+                announce(Position{next, tile.channel_begin, 0}, (tile.channel_end - tile.channel_begin) * g.inner);
+                for_each_in_dense_planes<T>(g, tile, o, portion, open, head_of_run, prepare, make, body);
                 continue;
             }
             for (std::int64_t c = tile.channel_begin; c < tile.channel_end; ++c) {
                 const auto coefficients = make(c);
-                for_each_vector(tile.inner_end - tile.inner_begin, head(Position{o, c, tile.inner_begin}),
-                                [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-                                    body(Position{o, c, tile.inner_begin + i}, lanes, coefficients);
-                                });
+                for_each_in_run(open(Position{o, c, tile.inner_begin}), tile.inner_end - tile.inner_begin, portion,
+                                head_of_run, prepare,
+                                [&](const auto& run, std::int64_t i, auto lanes)
+                                    __attribute__((always_inline)) { body(run, i, lanes, coefficients); });
             }
         }
     }
 }
 
-// y or dy at a vector after dropout: kept and scaled, or zero.
-template <class T, bool kRows>
-BNFAST_INLINE Vec<T> drop(const KeepBits& keep, const Geometry& g, const Position& p, Vec<T> v) {
-    constexpr std::int64_t kMaskGroup = 128;
-    const std::int64_t first = kRows ? 0 : (p.outer * keep.all_channels + keep.first_channel) * g.inner % kMaskGroup;
-    const std::int64_t bit = kRows ? p.outer * g.channels + p.channel + p.i : first + p.channel * g.inner + p.i;
-    const std::uint8_t* row = keep.bits + (kRows ? 0 : p.outer * keep.pitch);
-    return select(lanes_of<T>(bits_from(row, bit)), v * Vec<T>(static_cast<T>(keep.scale)), Vec<T>(0));
+// The where bits of a run: one for each element of a plane, one for a whole row.
+struct WhereRun {
+    const std::uint8_t* row = nullptr;
+    std::int64_t first = 0;
+    std::uint32_t kept = 0;
+};
+template <bool kRows>
+BNFAST_INLINE WhereRun open_where(const WhereBits& where, const Position& p) {
+    if (where.bits == nullptr) return {};
+    if (kRows) return {nullptr, 0, 0U - static_cast<std::uint32_t>(bit_at(where.bits, p.outer))};
+    return {where.bits + p.outer * where.pitch, p.i, 0};
 }
-
 template <class T, bool kRows>
-BNFAST_INLINE Mask<T> where_mask(const WhereBits& where, const Position& p) {
-    return lanes_of<T>(kRows ? 0U - static_cast<std::uint32_t>(bit_at(where.bits, p.outer))
-                             : bits_from(where.bits + p.outer * where.pitch, p.i));
+BNFAST_INLINE Mask<T> where_mask(const WhereRun& where, std::int64_t i) {
+    return lanes_of<T>(kRows ? where.kept : bits_from(where.row, where.first + i));
 }
 
 }  // namespace BNFAST_TARGET

@@ -35,16 +35,23 @@ struct WhereBits {
     std::int64_t pitch = 0;
 };
 
-// Dropout behind the activation: the keep bits of the (part of the) tensor that a task sees. Planes have a row of
-// `pitch` bytes for each outer index, rows one run of bits; each begins at a multiple of 128 mask elements. Mask
-// elements count in C order over all channels of the tensor, of which the task sees those from first_channel on.
+// Dropout behind the activation. Mask elements count in C order over all channels of the tensor, of which the task sees
+// those from first_channel on.
 struct KeepBits {
-    const std::uint8_t* bits = nullptr;
-    std::int64_t pitch = 0;
+    bool used = false;
+    DropoutBits generator;
     std::int64_t all_channels = 0;
     std::int64_t first_channel = 0;
     double scale = 1.0;  // of kept elements
+    // Planes that one thread sweeps twice: `pitch` words for each outer index, which the first sweep fills and the
+    // second one reads. The first of them is the mask element up to which the bits are there.
+    std::uint64_t* store = nullptr;
+    std::int64_t pitch = 0;
 };
+
+// What a sweep over a tile fetches ahead: the inputs of the channels so many on, which are swept next, or:
+constexpr std::int64_t kFetchAlong = 0;     // what comes next in memory
+constexpr std::int64_t kFetchNothing = -1;  // all is in the cache
 
 // How a channel is cut into blocks, the units of the fixed summation tree. Depends on the geometry alone.
 struct Blocks {
@@ -93,6 +100,7 @@ struct BasicCoefficients {
     P mean_dz;     // backward: mean of the gradient at the affine's output
     P projection;  // backward: factor of (x - mean) * prescale
     P dx_scale;    // backward: gamma * invstd
+    P inverse;     // backward from y: 1 / scale
 };
 using Coefficients = BasicCoefficients<const void*>;
 
@@ -104,7 +112,8 @@ struct ForwardTask {
     KeepBits keep;
     Activation activation;
     double activation_slope;
-    bool streaming;  // write past the caches
+    bool streaming;               // write past the caches
+    std::int64_t fetch_channels;  // what to fetch ahead, as in kFetch...
 };
 
 struct BackwardTask {
@@ -117,6 +126,8 @@ struct BackwardTask {
     Activation activation;
     double activation_slope;
     bool streaming;
+    std::int64_t fetch_channels;
+    bool from_output;  // x holds y: a strictly increasing activation, and neither residual, where nor keep bits
 };
 
 struct BlockSums {
@@ -173,7 +184,7 @@ struct KernelTable {
     void (*merge_sums)(const BlockSums&, std::int64_t blocks, std::int64_t pitch, std::int64_t width) noexcept;
     void (*invstd)(const double* m2, const double* count, double eps, EpsPlacement placement, std::int64_t channels,
                    double* invstd) noexcept;
-    // Fills prescale .. shift; returns whether some channel needs its prescale.
+    // Fills prescale .. shift and inverse; returns whether some channel needs its prescale.
     bool (*forward_coefficients)(const AffineInputs&, bool is_double, std::int64_t channels,
                                  const BasicCoefficients<void*>&) noexcept;
     // Fills mean_dz .. dx_scale; `affine` has the prescale in use.

@@ -89,6 +89,7 @@ template <class T>
 bool fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, const cpu::BasicCoefficients<void*>& out) {
     T *prescale = static_cast<T*>(out.prescale), *high = static_cast<T*>(out.mean_high);
     T *low = static_cast<T*>(out.mean_low), *scale = static_cast<T*>(out.scale), *shift = static_cast<T*>(out.shift);
+    T* inverse = static_cast<T*>(out.inverse);
     bool any = false;
     for (std::int64_t c = 0; c < channels; ++c) {
         const double wanted = in.gamma[c] * in.invstd[c];
@@ -102,8 +103,9 @@ bool fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, const
         low[c] = static_cast<T>((mean - static_cast<double>(high[c])) + in.mean_low[c] * k);
         scale[c] = finite_coefficient<T>(wanted / k);
         shift[c] = static_cast<T>(in.beta[c]);
+        inverse[c] = wanted == 0.0 ? T(0) : finite_coefficient<T>(k / wanted);
     }
-    T* const all[] = {prescale, high, low, scale, shift};
+    T* const all[] = {prescale, high, low, scale, shift, inverse};
     for (T* values : all) continue_periodically(values, channels);
     return any;
 }
@@ -147,9 +149,16 @@ void gradient_coefficients(const cpu::GradientInputs& in, bool is_double, std::i
 }
 
 void keep_bits(const DropoutBits& bits, std::uint64_t first_group, std::int64_t groups, std::uint8_t* out) noexcept {
-    const PhiloxKeys keys(bits.seed);
-    for (std::int64_t g = 0; g < groups; ++g) {
-        keep_bits_of_group(bits, keys, first_group + static_cast<std::uint64_t>(g), out + g * kGroupBytes);
+    PhiloxStream stream;
+    stream.start(bits.seed, bits.offset);
+    for (std::int64_t g = 0, count; g < groups; g += count) {
+        const std::uint64_t group = first_group + static_cast<std::uint64_t>(g);
+        const std::int64_t skip = static_cast<std::int64_t>(group % kBatch);
+        count = groups - g < kBatch - skip ? groups - g : kBatch - skip;
+        std::uint64_t batch[kBatchWords];
+        keep_bits_of_batch(bits, stream, group - group % kBatch, batch);
+        __builtin_memcpy(out + g * kGroupBytes, reinterpret_cast<const char*>(batch) + skip * kGroupBytes,
+                         static_cast<std::size_t>(count * kGroupBytes));
     }
 }
 

@@ -1,0 +1,99 @@
+// The keep bits of a dropout behind the activation: made in small portions just before their use, so that the integer
+// work of Philox runs while streamed stores and fetched lines are under way. None outlives the call.
+#pragma once
+
+#include "cpu/kernels/span.h"
+#include "math/philox.h"
+
+namespace bnfast {
+namespace BNFAST_TARGET {
+
+// Elements for which bits are made at once: as many lines as a core can have under way.
+constexpr std::int64_t kPortion = 256;
+constexpr std::int64_t kMostPrepared = 8192;
+constexpr std::int64_t kEverything = std::int64_t{1} << 62;  // one portion where there is no dropout
+
+// Where the elements of a task are in the mask. A value of its own: no store can be suspected of changing it.
+struct MaskIndex {
+    std::int64_t outer, channel, first;
+
+    BNFAST_INLINE MaskIndex(const KeepBits& keep, const Geometry& g)
+        : outer(keep.all_channels * (g.rows ? 1 : g.inner)),
+          channel(g.rows ? 1 : g.inner),
+          first(keep.first_channel * channel) {}
+    BNFAST_INLINE std::int64_t of(const Position& p) const {
+        return p.outer * outer + p.channel * channel + first + p.i;
+    }
+};
+
+class KeepWindow {
+  public:
+    BNFAST_INLINE KeepWindow(const KeepBits& keep, const Geometry& g)
+        : keep_(keep), row_elements_(keep.all_channels * g.inner), first_(keep.first_channel * g.inner) {
+        if (keep.used) stream_.start(keep.generator.seed, keep.generator.offset);
+    }
+
+    // Makes the bits of n <= kMostPrepared elements from mask element `index` on.
+    BNFAST_INLINE void prepare(std::int64_t index, std::int64_t n) {
+        if (index < begin_ || index + n > end_) make_until(index, n);
+    }
+    // The bits of the vector at a prepared mask element.
+    BNFAST_INLINE std::uint32_t at(std::int64_t index) const {
+        return static_cast<std::uint32_t>(bits_of_words(words_, index - begin_));
+    }
+
+  private:
+    __attribute__((noinline)) void make_until(std::int64_t index, std::int64_t n) {
+        std::uint64_t* row = nullptr;
+        if (keep_.store != nullptr) {
+            const std::int64_t outer = (index - first_) / row_elements_;
+            row = keep_.store + outer * keep_.pitch;
+            words_ = row + 1;
+            begin_ = (outer * row_elements_ + first_) / kBatchElements * kBatchElements;
+            end_ = row[0] == 0 ? begin_ : static_cast<std::int64_t>(row[0]);
+        } else if (index < begin_ || index > end_ || index + n > begin_ + kMostPrepared) {
+            begin_ = end_ = index / kBatchElements * kBatchElements;
+        }
+        for (; end_ < index + n; end_ += kBatchElements) {
+            std::uint64_t* const out = words_ + (end_ - begin_) / 64;
+            if (keep_.generator.keep == 0) {  // keeping all is no dropout
+                for (std::int64_t i = 0; i < kBatchWords; ++i) out[i] = 0;
+            } else {
+                keep_bits_of_batch(keep_.generator, stream_, static_cast<std::uint64_t>(end_ / kGroup), out);
+            }
+        }
+        if (row != nullptr) row[0] = static_cast<std::uint64_t>(end_);
+    }
+
+    KeepBits keep_;
+    std::int64_t row_elements_, first_;
+    std::int64_t begin_ = 0, end_ = 0;  // the mask elements whose bits are in words_
+    PhiloxStream stream_;
+    std::uint64_t buffer_[(kMostPrepared + 2 * kBatchElements) / 64 + 1];
+    std::uint64_t* words_ = buffer_;
+};
+
+// Dropout of the vectors of one task.
+template <class T>
+struct Dropper {
+    KeepWindow& window;
+    const bool used;
+    const MaskIndex index;
+    const Vec<T> scale;
+
+    BNFAST_INLINE Dropper(KeepWindow& keep_window, const KeepBits& keep, const Geometry& g)
+        : window(keep_window), used(keep.used), index(keep, g), scale(static_cast<T>(keep.scale)) {}
+
+    // The elements of a run of n to handle before the next portion of bits is prepared.
+    BNFAST_INLINE std::int64_t portion(std::int64_t n) const { return used && n > kPortion ? kPortion : n; }
+    BNFAST_INLINE void prepare(std::int64_t mask_element, std::int64_t n) const {
+        if (used) window.prepare(mask_element, n);
+    }
+    // y or dy after dropout: kept and scaled, or zero.
+    BNFAST_INLINE Vec<T> drop(std::int64_t mask_element, Vec<T> v) const {
+        return select_bits(window.at(mask_element), v * scale, Vec<T>(0));
+    }
+};
+
+}  // namespace BNFAST_TARGET
+}  // namespace bnfast
