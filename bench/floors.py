@@ -78,7 +78,7 @@ def traffic(case: Case, l2_bytes: int) -> Traffic:
     """The least passes over memory for this operation, shape and layout."""
     operation = case.operation
     sweeps = 1 if hot_bytes(case) <= l2_bytes else 2
-    if operation.kind == "inference":
+    if operation.kind == "inference" or operation.elementwise:
         reads, writes = 1, 1
     elif operation.kind == "forward":
         reads, writes = sweeps, 1

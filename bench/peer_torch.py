@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from contender import Contender
-from workload import EPS, Array, Case
+from workload import EPS, RATE, Array, Case
 
 
 class Torch:
@@ -47,11 +48,31 @@ class Torch:
         return array
 
     def contenders(self, case: Case) -> list[Contender]:
-        make = self._backward if case.operation.kind == "backward" else self._forward
+        make = {
+            "backward": self._backward,
+            "dropout": self._dropout,
+            "dropout_backward": self._dropout_backward,
+        }.get(case.operation.kind, self._forward)
         return [
             Contender(self.name, mode, call, lambda returned: self._array(returned, case))
             for mode, call in make(case).items()
         ]
+
+    def _dropout(self, case: Case) -> dict[str, Callable[[], Any]]:
+        """Dropout, which has no out form."""
+        x, dropout = self._tensor(case.x, case), self._torch.nn.functional.dropout
+        return {"fresh": lambda: dropout(x, RATE, True)}
+
+    def _dropout_backward(self, case: Case) -> dict[str, Callable[[], Any]]:
+        """Backward from the mask that PyTorch's forward stores, a byte an element."""
+        dy, mask = self._tensor(case.dy, case), self._mask(case)
+        backward, scale = self._torch.ops.aten.native_dropout_backward, 1 / (1 - RATE)
+        return {"fresh": lambda: backward(dy, mask, scale)}
+
+    def _mask(self, case: Case) -> Any:
+        """The mask of bnfast as a tensor, so that the gradients agree."""
+        mask = self._torch.from_numpy(case.mask)
+        return mask.movedim(-1, 1) if case.layout == "rows" and mask.ndim > 2 else mask
 
     def _forward(self, case: Case) -> dict[str, Callable[[], Any]]:
         """Training and inference forward. No running statistics: bnfast updates none either."""
@@ -60,18 +81,21 @@ class Torch:
         residual = None if case.residual is None else self._tensor(case.residual, case)
         weight, bias = torch.from_numpy(case.gamma), torch.from_numpy(case.beta)
         training = case.operation.kind == "forward"
-        relu = case.operation.relu
+        relu, drop = case.operation.relu, case.operation.dropout
         mean = None if training else torch.from_numpy(case.mean)
         var = None if training else torch.from_numpy(case.var)
         save_mean, save_invstd = weight.new_empty(channels), weight.new_empty(channels)
         batch_norm = torch.nn.functional.batch_norm
         batch_norm_out = torch.ops.aten.native_batch_norm.out
+        dropout = torch.nn.functional.dropout
 
         def finish(y: Any) -> Any:
-            # In place: eager PyTorch's cheapest way to add and to clip.
+            # In place: eager PyTorch's cheapest way to add, to clip and to drop.
             if residual is not None:
                 y.add_(residual)
-            return y.relu_() if relu else y
+            if relu:
+                y.relu_()
+            return dropout(y, RATE, True, inplace=True) if drop else y
 
         def fresh() -> Any:
             return finish(batch_norm(x, mean, var, weight, bias, training=training, eps=EPS))
@@ -107,10 +131,28 @@ class Torch:
         y = normalised if case.operation.relu else None
         backward = torch.ops.aten.native_batch_norm_backward
         relu_backward = torch.ops.aten.threshold_backward
+        dropout_backward, scale = torch.ops.aten.native_dropout_backward, 1 / (1 - RATE)
+        mask = self._mask(case) if case.operation.dropout else None
         wanted = [True, True, True]
 
         def fresh() -> Any:
-            dz = dy if y is None else relu_backward(dy, y, 0)
+            dz = dy if mask is None else dropout_backward(dy, mask, scale)
+            dz = dz if y is None else relu_backward(dz, y, 0)
             return backward(dz, x, weight, None, None, mean, invstd, True, EPS, wanted)[0]
 
         return {"fresh": fresh}
+
+
+class TorchCompile(Torch):
+    """The calls that allocate their result, compiled by PyTorch's own compiler for the case."""
+
+    name = "torch-compile"
+
+    def contenders(self, case: Case) -> list[Contender]:
+        # Shapes are compiled in, and the compiler gives up on a function after a few of them.
+        self._torch.compiler.reset()
+        return [
+            replace(eager, call=self._torch.compile(eager.call, fullgraph=True, dynamic=False))
+            for eager in super().contenders(case)
+            if eager.mode == "fresh"
+        ]

@@ -1,4 +1,4 @@
-"""The contenders: bnfast, plain NumPy, and the list of the libraries to measure against.
+"""The contenders: bnfast, and the list of the libraries to measure against.
 
 A new peer is a file with a class that has the members of `Library`, and one line in PEERS.
 """
@@ -9,10 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 from contender import Contender, Library
-from peer_torch import Torch
-from workload import EPS, Array, Case
+from peer_jax import Jax
+from peer_numpy import NumPyPlain
+from peer_onednn import OneDnn
+from peer_onnxruntime import OnnxRuntime
+from peer_torch import Torch, TorchCompile
+from workload import EPS, RATE, SEED, Array, Case
 
 
 class BnFast:
@@ -43,7 +46,10 @@ class BnFast:
         ]
 
     def _runner(self, case: Case) -> tuple[Callable[[Array | None], Any], Callable[[Any], Array]]:
+        if case.operation.elementwise:
+            return self._dropout(case)
         lib = self._lib
+        rate, seed = (RATE, SEED) if case.operation.dropout else (0.0, None)
         x, gamma, beta, residual = case.x, case.gamma, case.beta, case.residual
         axis, activation = case.axis, case.activation
 
@@ -56,6 +62,8 @@ class BnFast:
                 eps=EPS,
                 residual=residual,
                 activation=activation,
+                dropout=rate,
+                seed=seed,
                 out=out,
             )
 
@@ -85,89 +93,38 @@ class BnFast:
             lambda returned: returned,
         )
 
-
-class NumPyPlain:
-    """The textbook in NumPy, with in-place steps where they are natural; one thread."""
-
-    name = "numpy"
-    version = np.__version__
-
-    def __init__(self, num_threads: int) -> None:
-        pass
-
-    def contenders(self, case: Case) -> list[Contender]:
-        kind = case.operation.kind
-        call = (
-            self._backward(case)
-            if kind == "backward"
-            else self._forward(case, training=kind == "forward")
-        )
-        return [Contender(self.name, "fresh", call, lambda returned: returned)]
-
-    def _broadcasting(self, case: Case) -> tuple[tuple[int, ...], Callable[[Array], Array]]:
-        """The reduced axes, and a view of per-channel values that broadcasts against x."""
-        channel_axis = case.axis % case.x.ndim
-        axes = tuple(axis for axis in range(case.x.ndim) if axis != channel_axis)
-        dims = [-1 if axis == channel_axis else 1 for axis in range(case.x.ndim)]
-        return axes, lambda values: values.reshape(dims)
-
-    def _forward(self, case: Case, training: bool) -> Callable[[], Array]:
-        axes, per_channel = self._broadcasting(case)
-        x, residual, stats = case.x, case.residual, case.channel_dtype
-        gamma, beta = per_channel(case.gamma), per_channel(case.beta)
-        given = (per_channel(case.mean), per_channel(case.var))
-        relu = case.operation.relu
-
-        def call() -> Array:
-            mean, var = given
-            if training:
-                mean = x.mean(axes, dtype=stats, keepdims=True)
-            y = x - mean
-            if training:
-                var = np.square(y).mean(axes, keepdims=True)
-            y *= gamma / np.sqrt(var + EPS)
-            y += beta
-            if residual is not None:
-                y += residual
-            if relu:
-                np.maximum(y, 0, out=y)
-            return y.astype(x.dtype, copy=False)
-
-        return call
-
-    def _backward(self, case: Case) -> Callable[[], Array]:
-        axes, per_channel = self._broadcasting(case)
-        x, dy, gamma, stats = case.x, case.dy, per_channel(case.gamma), case.channel_dtype
-        mean = x.mean(axes, dtype=stats, keepdims=True)
-        invstd = 1 / np.sqrt(x.var(axes, dtype=stats, keepdims=True) + EPS)
-        y = self._forward(case, training=True)() if case.operation.relu else None
-
-        def call() -> Array:
-            dz = dy if y is None else dy * (y > 0)
-            normalised = (x - mean) * invstd
-            dgamma = (dz * normalised).mean(axes, dtype=stats, keepdims=True)
-            dx = dz - dz.mean(axes, dtype=stats, keepdims=True)
-            normalised *= dgamma
-            dx = dx - normalised
-            dx *= gamma * invstd
-            returned: Array = dx.astype(x.dtype, copy=False)
-            return returned
-
-        return call
+    def _dropout(self, case: Case) -> tuple[Callable[[Array | None], Any], Callable[[Any], Array]]:
+        lib = self._lib
+        if case.operation.kind == "dropout":
+            x = case.x
+            return (
+                lambda out: lib.dropout(x, RATE, seed=SEED, out=out),
+                lambda returned: returned[0],
+            )
+        dy = case.dy
+        _, ctx = lib.dropout(dy, RATE, seed=SEED)
+        return lambda out: lib.dropout_backward(dy, ctx, out=out), lambda returned: returned
 
 
-PEERS: dict[str, Callable[[int], Library]] = {"torch": Torch, "numpy": NumPyPlain}
+PEERS: dict[str, Callable[[int], Library]] = {
+    "torch": Torch,
+    "torch-compile": TorchCompile,
+    "onednn": OneDnn,
+    "jax": Jax,
+    "onnxruntime": OnnxRuntime,
+    "numpy": NumPyPlain,
+}
 
 
-def load_peers(names: list[str], num_threads: int) -> tuple[list[Library], list[str]]:
-    """The named peers that are installed, and the names of those that are not."""
+def load_peers(names: list[str], num_threads: int) -> tuple[list[Library], dict[str, str]]:
+    """The named peers that are installed, and why each of the others is not."""
     loaded: list[Library] = []
-    missing: list[str] = []
+    missing: dict[str, str] = {}
     for name in names:
         if name not in PEERS:
             raise ValueError(f"peer: got {name}, expected one of {', '.join(PEERS)}")
         try:
             loaded.append(PEERS[name](num_threads))
-        except ImportError:
-            missing.append(name)
+        except ImportError as error:
+            missing[name] = str(error)
     return loaded, missing

@@ -45,7 +45,7 @@ class Record:
         """
         found: dict[str, Summary] = {}
         for name, values in self.seconds.items():
-            library, _, mode = name.partition("-")
+            library, _, mode = name.rpartition("-")
             if library == OURS:
                 found[f"{name}/{FLOOR}"] = ratio(values, self.seconds[FLOOR])
             elif name != FLOOR:
@@ -97,7 +97,8 @@ def geometric_means(records: list[Record]) -> dict[str, float]:
 def _table(records: list[Record], means: dict[str, float]) -> Iterator[str]:
     width = max(20, *(len(record.case.shape.name) for record in records))
     fixed = f"{'':{width}} {'MB':>7} {'floor':>6} {'ms':>9} {'GB/s':>6}"
-    yield fixed + "".join(f" {name:>19}" for name in means)
+    columns = {name: max(19, len(name)) for name in means}
+    yield fixed + "".join(f" {name:>{columns[name]}}" for name in means)
     for record in records:
         floor = summarise(record.seconds[FLOOR])
         line = (
@@ -108,9 +109,9 @@ def _table(records: list[Record], means: dict[str, float]) -> Iterator[str]:
         for name in means:
             summary = ratios.get(name)
             cell = "-" if summary is None else f"{summary.median:.2f} ±{summary.spread:.2f}"
-            line += f" {cell:>19}"
+            line += f" {cell:>{columns[name]}}"
         yield line + ("  !" if record.disturbed else "")
-    cells = "".join(f" {mean:13.2f}{'':6}" for mean in means.values())
+    cells = "".join(f" {mean:{columns[name] - 6}.2f}{'':6}" for name, mean in means.items())
     yield f"{'geometric mean':{len(fixed)}}{cells}"
 
 

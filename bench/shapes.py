@@ -84,6 +84,8 @@ GROUPS: dict[str, tuple[Shape, ...]] = {
         },
     ),
     "mlp": _matrices((128, 784), (256, 1024), (1024, 256), (8192, 512)),
+    # Plain sizes for what has no channels: 16 MB and 100 MB of float32.
+    "stream": _matrices((4000, 1000), (25_000, 1000)),
     # Where the cost of a call outweighs the cost of the data.
     "tiny": (*_matrices((32, 64)), Shape("4x4-batch8", 8, 16, (4, 4))),
     # Remainders of every vector width, few or very many channels, one sample.

@@ -13,28 +13,53 @@ from shapes import Shape
 Array = NDArray[Any]
 
 EPS = 1e-5
+# Of every dropout, fused or not: the rate at which a mask costs the most random bits to get right.
+RATE = 0.5
+SEED = 1
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A batch-norm pass and what is fused with it."""
+    """A batch-norm pass and what is fused with it, or dropout alone."""
 
-    kind: str  # "forward" (training), "backward" or "inference"
+    # "forward" (training), "backward", "inference"; "dropout", "dropout_backward"
+    kind: str
     residual: bool = False
     relu: bool = False
+    dropout: bool = False  # fused with batch norm
 
     @property
     def name(self) -> str:
-        return self.kind + ("_residual" if self.residual else "") + ("_relu" if self.relu else "")
+        fused = {"residual": self.residual, "relu": self.relu, "dropout": self.dropout}
+        return "_".join([self.kind, *(name for name, present in fused.items() if present)])
+
+    @property
+    def elementwise(self) -> bool:
+        """Without channels: the layouts are the same memory and the same work."""
+        return self.kind.startswith("dropout")
+
+    @property
+    def random(self) -> bool:
+        """The result depends on a mask that each library draws for itself."""
+        return self.kind == "dropout" or (self.kind == "forward" and self.dropout)
 
 
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
-    for kind in ("forward", "backward", "inference")
     for operation in (
-        Operation(kind),
-        Operation(kind, relu=True),
-        Operation(kind, residual=True, relu=True),
+        *(
+            operation
+            for kind in ("forward", "backward", "inference")
+            for operation in (
+                Operation(kind),
+                Operation(kind, relu=True),
+                Operation(kind, residual=True, relu=True),
+            )
+        ),
+        Operation("forward", relu=True, dropout=True),
+        Operation("backward", relu=True, dropout=True),
+        Operation("dropout"),
+        Operation("dropout_backward"),
     )
 }
 
@@ -124,8 +149,17 @@ class Case:
     def var(self) -> Array:
         return self._per_channel(7, 0.5, 1.5)
 
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """The elements that bnfast keeps, for a peer whose backward takes the mask."""
+        import bnfast  # a case without dropout needs no library
+
+        return bnfast.dropout_mask(self.shape.dims(self.layout), RATE, seed=SEED)
+
     def inputs(self) -> list[Array]:
         """The large arrays that the operation reads."""
+        if self.operation.kind == "dropout_backward":
+            return [self.dy]
         arrays = [self.x]
         if self.operation.kind == "backward":
             arrays.append(self.dy)
