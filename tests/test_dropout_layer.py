@@ -13,7 +13,10 @@ from cases import ACTIVATIONS, DTYPES, as_view
 
 import bnfast
 
-SHAPES = [((6, 5, 7, 9), 1), ((33, 40), 1), ((4, 3, 1500), 1), ((300, 17), -1), ((2, 9, 9, 30), 3)]
+SHAPES = [
+    *(((6, 5, 7, 9), 1), ((33, 40), 1), ((4, 3, 1500), 1), ((300, 17), -1), ((2, 9, 9, 30), 3)),
+    *(((530, 3), 1), ((30, 500, 3), 1), ((600, 4, 5, 5), 1)),  # short planes, narrow rows
+]
 
 
 def numbers(shape: tuple[int, ...], dtype: Any = np.float32, seed: int = 0) -> np.ndarray:

@@ -17,7 +17,8 @@ using MutableCoefficients = BasicCoefficients<void*>;
 MutableCoefficients take_coefficients(Scratch& scratch, const Problem& problem) {
     const std::int64_t bytes = padded(problem.geometry.channels) * static_cast<std::int64_t>(sizeof(double));
     const auto row = [&] { return static_cast<void*>(scratch.take<char>(bytes)); };
-    return {row(), row(), row(), row(), row(), row(), row(), row(), row()};
+    void* const inverse = problem.from_output ? row() : nullptr;
+    return {row(), row(), row(), row(), row(), row(), row(), row(), inverse};
 }
 
 Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics& s, const MutableCoefficients& out) {

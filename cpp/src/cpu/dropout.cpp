@@ -86,7 +86,7 @@ void dropout(const DropoutProblem& problem) {
     const std::int64_t elements = runs * length;
     if (elements == 0) return;
     const int threads = static_cast<int>(std::clamp<std::int64_t>(elements / (kSerialElements / 2), 1, num_threads()));
-    const bool streaming = problem.x.data != problem.y.data && exceeds_private_caches(elements * item);
+    const bool streaming = problem.x.data != problem.y.data && exceeds_caches(elements * item);
     const auto kernel = active_target().elements[static_cast<int>(problem.dtype)].dropout;
     const bool kept = problem.bits.keep != 0;
     if (runs == 1) {

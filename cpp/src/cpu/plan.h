@@ -40,14 +40,19 @@ inline int useful_threads(const Problem& problem) {
     return static_cast<int>(std::clamp<std::int64_t>(by_size, 1, num_threads()));
 }
 
-inline bool exceeds_private_caches(std::int64_t bytes) { return bytes > private_cache_bytes() * num_threads() / 2; }
+// Whether the caches will have lost a result of so many bytes before it is read again.
+inline bool exceeds_caches(std::int64_t bytes) {
+    constexpr std::int64_t kShareOfThread = 4 << 20;  // of the shared cache, at most: other programs use it too
+    const std::int64_t threads = num_threads();
+    const std::int64_t shared = std::min(shared_cache_bytes() / 4, kShareOfThread * threads);
+    return bytes > std::max(private_cache_bytes() * threads / 2, shared);
+}
 
-// Outputs larger than the private caches are written past them: the lines need not be read first. In place they are
-// read anyway.
+// Such results are written past the caches: the lines need not be read first. In place they are read anyway.
 inline bool worth_streaming(const Problem& problem) {
     const bool in_place =
         problem.y.data == problem.x.data || (problem.dx.data != nullptr && problem.dx.data == problem.dy.data);
-    return !in_place && exceeds_private_caches(problem.elements() * item_size(problem.dtype));
+    return !in_place && exceeds_caches(problem.elements() * item_size(problem.dtype));
 }
 
 // How the channels of a tensor are grouped. A group is measured and then normalised while it is in the caches.
@@ -61,22 +66,28 @@ inline Grouping group_channels(const Problem& problem, int operands, int threads
     const Geometry& g = problem.geometry;
     const std::int64_t item = item_size(problem.dtype);
     const std::int64_t channel_bytes = g.outer * g.inner * item * operands;
-    const std::int64_t cache = private_cache_bytes(), budget = cache * 3 / 4;
+    const std::int64_t cache = private_cache_bytes(), budget = cache * 7 / 8;
     const std::int64_t all = std::max<std::int64_t>(g.channels, 1);
-    if (threads == 1 && channel_bytes * g.channels <= budget) return {all, false, kFetchNothing};
+    if (threads == 1 && channel_bytes * g.channels <= cache * 3 / 4) return {all, false, kFetchNothing};
     Grouping grouping;
     // Rows are swept twice: a strip of some channels of all rows is spread over few sets of the cache where the stride
     // is a power of two, and does not stay there. So are channels that are too long for all caches together.
-    if (g.rows || channel_bytes == 0 || channel_bytes > budget * threads) return {all, true, kFetchAlong};
-    if (channel_bytes > budget || g.channels < threads) {
+    const bool enough = g.channels >= 2 * threads;
+    const bool fits_shared = enough && channel_bytes * threads <= shared_cache_bytes() / 4;
+    const bool fits_together = channel_bytes <= budget * threads;
+    if (g.rows || channel_bytes == 0 || !(fits_shared || fits_together)) return {all, true, kFetchAlong};
+    if (channel_bytes > budget ? !fits_shared : g.channels < threads) {
         grouping.shared = true;
         grouping.per_group = std::max<std::int64_t>(1, budget * threads / 2 / channel_bytes);
     } else {
         // Wide enough that every run of memory is several pages long, narrow enough that all threads have several.
         constexpr std::int64_t kLongRun = 65536;
         const std::int64_t wanted =
-            std::min({kLongRun / (g.inner * item), budget / 2 / channel_bytes, g.channels / (4 * threads)});
+            std::min({kLongRun / (g.inner * item), budget * 3 / 7 / channel_bytes, g.channels / (4 * threads)});
         grouping.per_group = std::max<std::int64_t>(wanted, 1);
+        // Short planes leave a group with runs too short to fetch.
+        constexpr std::int64_t kShortestRun = 1024;
+        if (g.flat && grouping.per_group * g.inner * item < kShortestRun) return {all, true, kFetchAlong};
     }
     // The next group may be fetched while this one is normalised where both fit in the cache; it pays for long planes
     // of large tensors (measured, 5 to 10 %).

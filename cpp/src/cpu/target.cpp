@@ -78,6 +78,15 @@ std::atomic<const KernelTable*>& active() {
     return table;
 }
 
+// The size of a cache of CPU 0; `usual` where the system does not tell.
+std::int64_t cache_bytes(int level, int name, std::int64_t usual) {
+    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(level) + "/size");  // "2048K"
+    std::int64_t kibibytes = 0;
+    if (file >> kibibytes && kibibytes > 0) return kibibytes * 1024;
+    const long reported = sysconf(name);
+    return reported > 0 ? static_cast<std::int64_t>(reported) : usual;
+}
+
 }  // namespace
 
 const std::vector<KernelTable>& usable_targets() {
@@ -101,14 +110,12 @@ bool select_target(const std::string& name) {
 }
 
 std::int64_t private_cache_bytes() {
-    static const std::int64_t bytes = [] {
-        constexpr std::int64_t kUsual = 1 << 20;
-        std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index2/size");  // "2048K"
-        std::int64_t kibibytes = 0;
-        if (file >> kibibytes && kibibytes > 0) return kibibytes * 1024;
-        const long reported = sysconf(_SC_LEVEL2_CACHE_SIZE);
-        return reported > 0 ? static_cast<std::int64_t>(reported) : kUsual;
-    }();
+    static const std::int64_t bytes = cache_bytes(2, _SC_LEVEL2_CACHE_SIZE, 1 << 20);
+    return bytes;
+}
+
+std::int64_t shared_cache_bytes() {
+    static const std::int64_t bytes = cache_bytes(3, _SC_LEVEL3_CACHE_SIZE, 0);
     return bytes;
 }
 

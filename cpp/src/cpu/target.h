@@ -18,5 +18,7 @@ bool select_target(const std::string& name);
 
 // Bytes of the cache that one core has to itself (L2).
 std::int64_t private_cache_bytes();
+// Bytes of the cache that cores share (L3), 0 where there is none.
+std::int64_t shared_cache_bytes();
 
 }  // namespace bnfast::cpu

@@ -189,6 +189,12 @@ BNFAST_INLINE Vec<Compute<S>> load_first(const S* p, int count) {
         Vec<float> result;
         result.part[0] = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1U), p);
         return result;
+    } else if constexpr (sizeof(S) == 8) {
+        const unsigned lanes = (1U << count) - 1U;
+        Vec<double> result;
+        result.part[0] = _mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), p);
+        result.part[1] = _mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes >> 8), p + 8);
+        return result;
     }
 #endif
     S buffer[kLanes] = {};
@@ -201,6 +207,11 @@ BNFAST_INLINE void store_first(S* p, Vec<Compute<S>> v, int count) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(S) == 4) {
         _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1U << count) - 1U), v.part[0]);
+        return;
+    } else if constexpr (sizeof(S) == 8) {
+        const unsigned lanes = (1U << count) - 1U;
+        _mm512_mask_storeu_pd(p, static_cast<__mmask8>(lanes), v.part[0]);
+        _mm512_mask_storeu_pd(p + 8, static_cast<__mmask8>(lanes >> 8), v.part[1]);
         return;
     }
 #endif

@@ -337,6 +337,27 @@ BNFAST_INLINE Vec<double> widen(Vec<float> a) {
     return result;
 }
 
+// Rounded to nearest even.
+BNFAST_INLINE Vec<float> narrow(Vec<double> a) {
+    Vec<float> result;
+    BNFAST_UNROLL for (int k = 0; k < Vec<float>::kParts; ++k) {
+#if defined(__AVX512F__)
+        const __m256 low = _mm512_maskz_cvtpd_ps(0xff, a.part[2 * k]);
+        const __m256 high = _mm512_maskz_cvtpd_ps(0xff, a.part[2 * k + 1]);
+        result.part[k] = _mm512_maskz_insertf32x8(0xffff, _mm512_castps256_ps512(low), high, 1);
+#elif defined(__AVX__)
+        result.part[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(a.part[2 * k])),
+                                              _mm256_cvtpd_ps(a.part[2 * k + 1]), 1);
+#else
+        BNFAST_UNROLL for (int lane = 0; lane < Vec<float>::kPartLanes; ++lane) {
+            constexpr int kHalf = Vec<double>::kPartLanes;
+            result.part[k][lane] = static_cast<float>(a.part[2 * k + lane / kHalf][lane % kHalf]);
+        }
+#endif
+    }
+    return result;
+}
+
 // sum + a * b where a * b is exact in double (both came from 32-bit or narrower values): fused and unfused agree bit
 // for bit, so targets may differ in which one they use.
 BNFAST_INLINE Vec<double> add_exact_product(Vec<double> sum, Vec<double> a, Vec<double> b) {

@@ -64,6 +64,10 @@ void forward(const ForwardTask& task, const Tile& tile) noexcept {
     with_activation<Compute<S>>(task.activation, task.activation_slope, [&](auto act) {
         if (task.geometry.rows) {
             forward_tile<S, true>(task, tile, act);
+        } else if (task.geometry.flat && task.geometry.inner < kLanes && task.where.bits == nullptr) {
+            apply_flat<S, false>(task, tile, [&](const ForwardTask& flat, const Tile& rows) {
+                forward_tile<S, true>(flat, rows, act);
+            });
         } else {
             forward_tile<S, false>(task, tile, act);
         }

@@ -6,7 +6,7 @@
 // deviations from p) the block, still in cache, is summed again with p = its mean. The choice is a channel's own.
 #pragma once
 
-#include "cpu/kernels/span.h"
+#include "cpu/kernels/flat.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
@@ -121,7 +121,7 @@ void add_rows(const MomentsTask& task, std::int64_t o, const BlockRange& range, 
     const S* row = at<S>(task.x, o, range.channel_begin);
     const std::int64_t stride = task.x.outer_stride, width = range.channel_end - range.channel_begin;
     for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-        Vec<double> sum = load(s + i), square = load(q + i);
+        Vec<double> sum = lanes.load(s + i), square = lanes.load(q + i);
         const std::int64_t ahead = rows_ahead<S, kCount>(stride, width, i);
         BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
             const S* x = row + r * stride + i;
@@ -135,8 +135,8 @@ void add_rows(const MomentsTask& task, std::int64_t o, const BlockRange& range, 
                 square = add_exact_product(square, v, v);
             }
         }
-        store(s + i, sum);
-        store(q + i, square);
+        lanes.store(s + i, sum, false);
+        lanes.store(q + i, square, false);
     });
 }
 
@@ -212,9 +212,70 @@ void moments_rows(const MomentsTask& task, const BlockRange& range, const BlockM
     }
 }
 
+// --- short planes and narrow rows -------------------------------------------------------------------------------
+
+// Sums for `count` channels from `first` on; p is null or has the pivots of the flat row.
+template <class S, bool kPivot>
+void sum_flat(const MomentsTask& task, const Fold& fold, const BlockSpan& span, std::int64_t first, std::int64_t count,
+              const double* p, double* s, double* q) {
+    const Geometry& g = task.geometry;
+    MomentsTask flat = task;
+    flat.x = flat_operand(task.x, g, first, sizeof(S));
+    const BlockRange row{0, count * fold.count, 0, 0, 0};
+    if (!g.rows) {
+        sum_rows<S, kPivot>(flat, span, row, p, s, q);
+    } else {
+        std::int64_t o = span.outer_end / kRowsInFlat * kRowsInFlat;
+        sum_rows<S, kPivot>(flat, {span.outer_begin / kRowsInFlat, o / kRowsInFlat, 0, 1}, row, p, s, q);
+        for (std::int64_t c = 0; o < span.outer_end; ++o, c += g.channels) {
+            add_rows<S, kPivot, 1>(task, o, {0, g.channels, 0, 0, 0}, kPivot ? p + c : p, s + c, q + c);
+        }
+    }
+    fold_sums(fold, count, s);
+    fold_sums(fold, count, q);
+}
+
+template <class S>
+void moments_flat(const MomentsTask& task, const BlockRange& range, const BlockMoments& out) {
+    const Fold fold(task.geometry);
+    constexpr bool kPivot = sizeof(S) == 8;
+    double s[kFlatArray], q[kFlatArray], p[kFlatArray], pivot[kFlatArray];
+    for (std::int64_t b = range.block_begin; b < range.block_end; ++b) {
+        const BlockSpan span = span_of(task.geometry, task.blocks, b);
+        const double n = task.counts[b];
+        for (std::int64_t first = range.channel_begin, count; first < range.channel_end; first += count) {
+            count = range.channel_end - first < fold.strip() ? range.channel_end - first : fold.strip();
+            const std::int64_t k = (b - range.block_begin) * range.pitch + (first - range.channel_begin);
+            double *mean = out.mean + k, *mean_low = out.mean_low + k, *m2 = out.m2 + k;
+            for (std::int64_t c = 0; c < count; ++c) {
+                pivot[c] = 0.0;
+                if constexpr (kPivot) pivot[c] = *at<S>(task.x, span.outer_begin, first + c);
+            }
+            if constexpr (kPivot) expand(fold, count, pivot, p);
+            sum_flat<S, kPivot>(task, fold, span, first, count, p, s, q);
+            bool all = true;
+            for (std::int64_t c = 0; c < count; ++c) {
+                finish_block(n, pivot[c], s[c], q[c], mean[c], mean_low[c], m2[c]);
+                all &= trusted(q[c], m2[c]);
+            }
+            if (all) continue;
+            double again_s[kFlatArray], again_q[kFlatArray];
+            for (std::int64_t c = 0; c < count; ++c) pivot[c] = mean[c];
+            expand(fold, count, pivot, p);
+            sum_flat<S, true>(task, fold, span, first, count, p, again_s, again_q);
+            for (std::int64_t c = 0; c < count; ++c) {
+                if (trusted(q[c], m2[c])) continue;
+                finish_block(n, pivot[c], again_s[c], again_q[c], mean[c], mean_low[c], m2[c]);
+            }
+        }
+    }
+}
+
 template <class S>
 void moments(const MomentsTask& task, const BlockRange& range, const BlockMoments& out) noexcept {
-    if (task.geometry.rows) {
+    if (task.geometry.flat && task.where.bits == nullptr) {
+        moments_flat<S>(task, range, out);
+    } else if (task.geometry.rows) {
         moments_rows<S>(task, range, out);
     } else if (task.where.bits != nullptr) {
         moments_planes<S, true>(task, range, out);

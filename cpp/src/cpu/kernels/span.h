@@ -190,8 +190,9 @@ BNFAST_INLINE Affine<T> load_affine(const Coefficients& c, std::int64_t channel)
     const auto get = [&](const void* values) __attribute__((always_inline)) {
         return kRows ? row_coefficient<T>(values, channel) : plane_coefficient<T>(values, channel);
     };
-    Affine<T> affine{get(c.mean_high), get(c.mean_low),       get(c.scale), get(c.shift),
-                     get(c.inverse),   c.prescale != nullptr, Vec<T>(1)};
+    const Vec<T> one(1);
+    Affine<T> affine{get(c.mean_high), get(c.mean_low), get(c.scale), get(c.shift), one, c.prescale != nullptr, one};
+    if (c.inverse != nullptr) affine.inverse = get(c.inverse);
     if (affine.has_prescale) affine.prescale = get(c.prescale);
     return affine;
 }

@@ -20,6 +20,8 @@ struct Geometry {
     std::int64_t channels = 0;
     std::int64_t inner = 0;
     bool rows = false;
+    // Short planes or narrow rows: dense, so that several can be walked as one. rows: fewer than 16 channels.
+    bool flat = false;
 };
 
 struct Operand {
@@ -100,7 +102,7 @@ struct BasicCoefficients {
     P mean_dz;     // backward: mean of the gradient at the affine's output
     P projection;  // backward: factor of (x - mean) * prescale
     P dx_scale;    // backward: gamma * invstd
-    P inverse;     // backward from y: 1 / scale
+    P inverse;     // backward from y: 1 / scale; null where it is not
 };
 using Coefficients = BasicCoefficients<const void*>;
 
@@ -184,7 +186,7 @@ struct KernelTable {
     void (*merge_sums)(const BlockSums&, std::int64_t blocks, std::int64_t pitch, std::int64_t width) noexcept;
     void (*invstd)(const double* m2, const double* count, double eps, EpsPlacement placement, std::int64_t channels,
                    double* invstd) noexcept;
-    // Fills prescale .. shift and inverse; returns whether some channel needs its prescale.
+    // Fills prescale .. shift, and inverse if not null; returns whether some channel needs its prescale.
     bool (*forward_coefficients)(const AffineInputs&, bool is_double, std::int64_t channels,
                                  const BasicCoefficients<void*>&) noexcept;
     // Fills mean_dz .. dx_scale; `affine` has the prescale in use.

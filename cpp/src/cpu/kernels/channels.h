@@ -1,0 +1,199 @@
+// Kernels on per-channel values: merging of blocks, invstd, coefficients. Where channels are many and short, these are
+// the call.
+#pragma once
+
+#include "cpu/kernels/span.h"
+
+namespace bnfast {
+namespace BNFAST_TARGET {
+
+// Calls body(c, lanes) for 16 channels at a time; lanes beyond the last one load as zero and are not stored.
+template <class Body>
+BNFAST_INLINE void for_each_channel(std::int64_t channels, Body body) {
+    for_each_vector(channels, 0, body);
+}
+
+// --- merging ----------------------------------------------------------------------------------------------------
+
+// Chan, Golub & LeVeque 1979: the moments of two parts give those of the whole.
+void merge_pair(const BlockMoments& m, std::int64_t a, std::int64_t b, double count_a, double count_b,
+                std::int64_t width) {
+    if (count_b == 0.0) return;
+    if (count_a == 0.0) {
+        for_each_channel(width, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
+            double* const all[] = {m.mean, m.mean_low, m.m2};
+            for (double* values : all) lanes.store(values + a + c, lanes.load(values + b + c), false);
+        });
+        return;
+    }
+    const Vec<double> share(count_b / (count_a + count_b)), weight(count_a);
+    for_each_channel(width, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
+        const Vec<double> mean = lanes.load(m.mean + a + c), low = lanes.load(m.mean_low + a + c);
+        const Vec<double> delta = (lanes.load(m.mean + b + c) - mean) + (lanes.load(m.mean_low + b + c) - low);
+        const Vec<double> step = delta * share;
+        const Vec<double> sum = mean + step;  // two_sum, then the low parts, then fast_two_sum
+        const Vec<double> back = sum - mean;
+        const Vec<double> rest = ((mean - (sum - back)) + (step - back)) + low;
+        const Vec<double> high = sum + rest;
+        const Vec<double> m2 = (lanes.load(m.m2 + a + c) + lanes.load(m.m2 + b + c)) + delta * step * weight;
+        lanes.store(m.mean + a + c, high, false);
+        lanes.store(m.mean_low + a + c, rest - (high - sum), false);
+        lanes.store(m.m2 + a + c, m2, false);
+    });
+}
+
+// Block b absorbs block b + step, for step 1, 2, 4 ...: a tree that depends on the number of blocks alone.
+void merge_moments(const BlockMoments& m, const double* counts, std::int64_t blocks, std::int64_t pitch,
+                   std::int64_t width) noexcept {
+    // counts of merged blocks: those of the blocks below, summed when needed (exact: integers below 2**53).
+    for (std::int64_t step = 1; step < blocks; step *= 2) {
+        for (std::int64_t b = 0; b + step < blocks; b += 2 * step) {
+            double count_a = 0.0, count_b = 0.0;
+            for (std::int64_t i = b; i < b + step; ++i) count_a += counts[i];
+            for (std::int64_t i = b + step; i < b + 2 * step && i < blocks; ++i) count_b += counts[i];
+            merge_pair(m, b * pitch, (b + step) * pitch, count_a, count_b, width);
+        }
+    }
+}
+
+void merge_sums(const BlockSums& sums, std::int64_t blocks, std::int64_t pitch, std::int64_t width) noexcept {
+    for (std::int64_t step = 1; step < blocks; step *= 2) {
+        for (std::int64_t b = 0; b + step < blocks; b += 2 * step) {
+            double *dz = sums.dz + b * pitch, *dz_xmu = sums.dz_xmu + b * pitch;
+            for (std::int64_t c = 0; c < width; ++c) {
+                dz[c] += dz[c + step * pitch];
+                dz_xmu[c] += dz_xmu[c + step * pitch];
+            }
+        }
+    }
+}
+
+// --- invstd -----------------------------------------------------------------------------------------------------
+
+void invstd(const double* m2, const double* count, double eps, EpsPlacement placement, std::int64_t channels,
+            double* result) noexcept {
+    const Vec<double> inside(placement == EpsPlacement::kVar ? eps : 0.0);
+    const Vec<double> outside(placement == EpsPlacement::kVar ? 0.0 : eps);
+    const Vec<double> zero(0.0), one(1.0);
+    for_each_channel(channels, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
+        const Vec<double> n = lanes.load(count + c);
+        const Vec<double> var = select(n > zero, lanes.load(m2 + c) / n, zero);
+        const Vec<double> std = sqrt(var + inside) + outside;
+        // var = eps = 0: x - mean is 0, and so is its product.
+        lanes.store(result + c, select(std == zero, zero, one / std), false);
+    });
+}
+
+// --- coefficients -----------------------------------------------------------------------------------------------
+
+// Powers of two that keep 32-bit intermediates in range where the scale of x or of gamma is extreme.
+constexpr double kExtreme = 0x1p60;
+constexpr double kRescue = 0x1p64;
+
+// Fills the padding behind the last channel with the first channels again, for vectors that reach into the next row.
+template <class T>
+void continue_periodically(T* values, std::int64_t channels) {
+    for (std::int64_t i = 0; i < kLanes && channels > 0; ++i) values[channels + i] = values[i % channels];
+}
+
+// A coefficient in the type computed with; finite, so that its product with zero is zero.
+template <class T>
+BNFAST_INLINE Vec<T> finite_coefficient(Vec<double> value) {
+    if constexpr (sizeof(T) == 8) {
+        return value;
+    } else {
+        const Vec<double> largest(0x1.fffffep127);
+        return narrow(select(value > largest, largest, select(value < -largest, -largest, value)));  // NaN stays
+    }
+}
+
+template <class T>
+BNFAST_INLINE Vec<T> as_computed(Vec<double> value) {
+    if constexpr (sizeof(T) == 8) {
+        return value;
+    } else {
+        return narrow(value);
+    }
+}
+
+template <class T>
+bool fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, const cpu::BasicCoefficients<void*>& out) {
+    T *prescale = static_cast<T*>(out.prescale), *high = static_cast<T*>(out.mean_high);
+    T *low = static_cast<T*>(out.mean_low), *scale = static_cast<T*>(out.scale), *shift = static_cast<T*>(out.shift);
+    T* inverse = static_cast<T*>(out.inverse);
+    const Vec<double> zero(0.0), one(1.0), extreme(kExtreme), tiny(1.0 / kExtreme);
+    Vec<double> changes(0.0);
+    for_each_channel(channels, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
+        const Vec<double> invstd = lanes.load(in.invstd + c);
+        const Vec<double> wanted = lanes.load(in.gamma + c) * invstd;
+        Vec<double> k = one, reciprocal = one;  // powers of two: products with them are exact
+        if constexpr (sizeof(T) == 4) {
+            const Mask<double> large = (invstd < tiny) & (invstd > zero);
+            const Mask<double> small = (invstd > extreme) | (abs(wanted) > extreme);
+            k = select(large, Vec<double>(1.0 / kRescue), select(small, Vec<double>(kRescue), one));
+            reciprocal = select(large, Vec<double>(kRescue), select(small, Vec<double>(1.0 / kRescue), one));
+            changes = changes + select(k == one, zero, one);
+        }
+        const Vec<double> mean = lanes.load(in.mean + c) * k;
+        const Vec<T> mean_high = as_computed<T>(mean);
+        lanes.store(prescale + c, as_computed<T>(k), false);
+        lanes.store(high + c, mean_high, false);
+        lanes.store(low + c, as_computed<T>((mean - widen(mean_high)) + lanes.load(in.mean_low + c) * k), false);
+        lanes.store(scale + c, finite_coefficient<T>(wanted * reciprocal), false);
+        lanes.store(shift + c, as_computed<T>(lanes.load(in.beta + c)), false);
+        if (inverse != nullptr) {
+            const Vec<T> back = finite_coefficient<T>(k / wanted);
+            lanes.store(inverse + c, as_computed<T>(select(wanted == zero, zero, widen(back))), false);
+        }
+    });
+    T* const all[] = {prescale, high, low, scale, shift};
+    for (T* values : all) continue_periodically(values, channels);
+    if (inverse != nullptr) continue_periodically(inverse, channels);
+    return sum_lanes(changes) != 0.0;
+}
+
+bool forward_coefficients(const cpu::AffineInputs& in, bool is_double, std::int64_t channels,
+                          const cpu::BasicCoefficients<void*>& out) noexcept {
+    return is_double ? fill_coefficients<double>(in, channels, out) : fill_coefficients<float>(in, channels, out);
+}
+
+template <class T>
+void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t channels, const Coefficients& affine,
+                                const cpu::BasicCoefficients<void*>& out) {
+    T *mean_dz = static_cast<T*>(out.mean_dz), *projection = static_cast<T*>(out.projection);
+    T* dx_scale = static_cast<T*>(out.dx_scale);
+    const T* prescale = static_cast<const T*>(affine.prescale);
+    const Vec<double> zero(0.0), one(1.0);
+    for_each_channel(channels, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
+        const Vec<double> invstd = lanes.load(in.invstd + c);
+        Vec<double> square = invstd * invstd;
+        if (in.placement == EpsPlacement::kStd) {
+            // Differentiating sqrt(var) + eps in place of sqrt(var + eps) replaces invstd^2 by invstd / sqrt(var);
+            // where var is zero so is x - mean, and the factor is of no account.
+            const Vec<double> var = lanes.load(in.m2 + c) / lanes.load(in.count + c);
+            square = select(var > zero, invstd / sqrt(var), zero);
+        }
+        const Vec<double> count = in.constant_statistics ? zero : lanes.load(in.total_count + c);
+        const Mask<double> any = count > zero;
+        const Vec<double> share = one / count;
+        Vec<double> along = square * (lanes.load(in.sum_dz_xmu + c) * share);
+        if (prescale != nullptr) along = along / widen(lanes.load(prescale + c));
+        lanes.store(mean_dz + c, as_computed<T>(select(any, lanes.load(in.sum_dz + c) * share, zero)), false);
+        lanes.store(projection + c, finite_coefficient<T>(select(any, along, zero)), false);
+        lanes.store(dx_scale + c, finite_coefficient<T>(lanes.load(in.gamma + c) * invstd), false);
+    });
+    T* const all[] = {mean_dz, projection, dx_scale};
+    for (T* values : all) continue_periodically(values, channels);
+}
+
+void gradient_coefficients(const cpu::GradientInputs& in, bool is_double, std::int64_t channels,
+                           const Coefficients& affine, const cpu::BasicCoefficients<void*>& out) noexcept {
+    if (is_double) {
+        fill_gradient_coefficients<double>(in, channels, affine, out);
+    } else {
+        fill_gradient_coefficients<float>(in, channels, affine, out);
+    }
+}
+
+}  // namespace BNFAST_TARGET
+}  // namespace bnfast

@@ -1,0 +1,138 @@
+// Short planes and narrow rows (about a vector or two), walked as rows of many elements: a flat row is one outer index
+// of short planes, or 16 narrow rows. Sums are taken for each element of a flat row and folded to those of channels at
+// the end; coefficients are expanded to one for each element. Such tensors are dense (api/ packs those that are not).
+#pragma once
+
+#include "cpu/kernels/span.h"
+
+namespace bnfast {
+namespace BNFAST_TARGET {
+
+constexpr std::int64_t kRowsInFlat = 16;                      // divides the rows of a block
+constexpr std::int64_t kFlatStrip = 1024;                     // elements whose sums stay in L1
+constexpr std::int64_t kFlatArray = kFlatStrip + 4 * kLanes;  // a vector may reach beyond the strip
+
+// Where the elements of a channel are in a flat row: element e of channel c at c * channel + e * step, e < count.
+struct Fold {
+    std::int64_t count, channel, step;
+
+    BNFAST_INLINE explicit Fold(const Geometry& g)
+        : count(g.rows ? kRowsInFlat : g.inner), channel(g.rows ? 1 : g.inner), step(g.rows ? g.channels : 1) {}
+    // Channels in a strip. Narrow rows are one.
+    BNFAST_INLINE std::int64_t strip() const { return kFlatStrip / count; }
+};
+
+// values[c] = the sum over the elements of channel c, in order.
+BNFAST_INLINE void fold_sums(const Fold& fold, std::int64_t channels, double* values) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+        double sum = values[c * fold.channel];
+        for (std::int64_t e = 1; e < fold.count; ++e) sum += values[c * fold.channel + e * fold.step];
+        values[c] = sum;
+    }
+}
+// The reverse: out[e of c] = values[c], continued periodically as coefficients of rows are. Written by vectors: what
+// each has too much, the next one overwrites. A lane beyond the last channel may be loaded.
+template <class T>
+BNFAST_INLINE void expand(const Fold& fold, std::int64_t channels, const T* values, T* out) {
+    if (fold.step == 1) {
+        for (std::int64_t c = 0; c < channels; ++c) {
+            for (std::int64_t e = 0; e < fold.count; e += kLanes) store(out + c * fold.channel + e, Vec<T>(values[c]));
+        }
+    } else {
+        const Vec<T> row = load(values);
+        for (std::int64_t e = 0; e < fold.count; ++e) store(out + e * fold.step, row);
+    }
+    const std::int64_t width = channels * fold.count;
+    for (std::int64_t i = 0; i < kLanes; ++i) out[width + i] = out[i % width];
+}
+
+BNFAST_INLINE Operand flat_operand(const Operand& operand, const Geometry& g, std::int64_t channel,
+                                   std::int64_t item_size) {
+    if (operand.data == nullptr) return operand;
+    return {static_cast<char*>(operand.data) + channel * (g.rows ? 1 : g.inner) * item_size,
+            operand.outer_stride * (g.rows ? kRowsInFlat : 1), 1};
+}
+// `channels` from `channel` on as channels of flat rows.
+BNFAST_INLINE Geometry flat_geometry(const Geometry& g, std::int64_t channels) {
+    return {g.rows ? g.outer / kRowsInFlat : g.outer, channels * Fold(g).count, 1, true, false};
+}
+BNFAST_INLINE KeepBits flat_keep(KeepBits keep, const Geometry& g, std::int64_t channel) {
+    const std::int64_t count = Fold(g).count;
+    keep.all_channels *= count;
+    keep.first_channel = (keep.first_channel + channel) * (g.rows ? 1 : count);
+    keep.store = nullptr;
+    return keep;
+}
+
+// Coefficients of the channels of a strip, one for each element of the flat row.
+template <class T>
+struct FlatCoefficients {
+    T values[9][kFlatArray];
+
+    BNFAST_INLINE Coefficients expand_all(const Fold& fold, const Coefficients& c, std::int64_t channel,
+                                          std::int64_t channels, bool gradients) {
+        const auto one = [&](int k, const void* source) __attribute__((always_inline)) -> const void* {
+            if (source == nullptr) return nullptr;
+            expand(fold, channels, static_cast<const T*>(source) + channel, values[k]);
+            return values[k];
+        };
+        Coefficients flat{one(0, c.prescale),
+                          one(1, c.mean_high),
+                          one(2, c.mean_low),
+                          one(3, c.scale),
+                          one(4, c.shift),
+                          nullptr,
+                          nullptr,
+                          nullptr,
+                          one(5, c.inverse)};
+        if (gradients) {
+            flat.mean_dz = one(6, c.mean_dz);
+            flat.projection = one(7, c.projection);
+            flat.dx_scale = one(8, c.dx_scale);
+        }
+        return flat;
+    }
+};
+
+// The task of the given channels as flat rows.
+BNFAST_INLINE ForwardTask flat_task(const ForwardTask& task, const Coefficients& coefficients, std::int64_t channel,
+                                    std::int64_t channels, std::int64_t item_size) {
+    const Geometry g = task.geometry;
+    ForwardTask flat = task;
+    flat.geometry = flat_geometry(g, channels);
+    for (Operand ForwardTask::* operand : {&ForwardTask::x, &ForwardTask::residual, &ForwardTask::y}) {
+        flat.*operand = flat_operand(task.*operand, g, channel, item_size);
+    }
+    flat.coefficients = coefficients;
+    flat.keep = flat_keep(task.keep, g, channel);
+    return flat;
+}
+BNFAST_INLINE BackwardTask flat_task(const BackwardTask& task, const Coefficients& coefficients, std::int64_t channel,
+                                     std::int64_t channels, std::int64_t item_size) {
+    const Geometry g = task.geometry;
+    BackwardTask flat = task;
+    flat.geometry = flat_geometry(g, channels);
+    for (Operand BackwardTask::* operand :
+         {&BackwardTask::x, &BackwardTask::residual, &BackwardTask::dy, &BackwardTask::dx, &BackwardTask::dresidual}) {
+        flat.*operand = flat_operand(task.*operand, g, channel, item_size);
+    }
+    flat.coefficients = coefficients;
+    flat.keep = flat_keep(task.keep, g, channel);
+    return flat;
+}
+
+// Calls apply(task, tile) for a tile of short planes as tiles of flat rows.
+template <class S, bool kGradients, class Task, class Apply>
+void apply_flat(const Task& task, const Tile& tile, Apply apply) {
+    const Fold fold(task.geometry);
+    FlatCoefficients<Compute<S>> coefficients;
+    for (std::int64_t c = tile.channel_begin, count; c < tile.channel_end; c += count) {
+        count = tile.channel_end - c < fold.strip() ? tile.channel_end - c : fold.strip();
+        const Coefficients expanded = coefficients.expand_all(fold, task.coefficients, c, count, kGradients);
+        apply(flat_task(task, expanded, c, count, sizeof(S)),
+              Tile{tile.outer_begin, tile.outer_end, 0, count * fold.count, 0, 1});
+    }
+}
+
+}  // namespace BNFAST_TARGET
+}  // namespace bnfast

@@ -1,0 +1,115 @@
+"""Narrow rows and short planes, which are summed and walked several at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import DTYPES, as_view, channel_dtype
+
+import bnfast
+
+# Rows of 2 to 15 channels, planes of 2 to 39 elements: several blocks, leftovers, several strips.
+SHAPES = [
+    ((2100, 3), -1),
+    ((513, 15), -1),
+    ((31, 7, 2), -1),
+    ((2500, 9, 2), 1),
+    ((700, 130, 3, 3), 1),
+    ((3, 3000, 5), 1),
+    ((1100, 7, 15), 1),
+    ((150, 33, 6, 6), 1),
+    ((40, 600, 39), 1),
+]
+
+
+def data(shape, axis, dtype, shift):
+    """x and dy with another mean and spread in every channel; `shift` in standard deviations."""
+    generator = np.random.default_rng(1)
+    x, dy = generator.normal(size=(2, *shape))
+    along = [-1 if d == axis % len(shape) else 1 for d in range(len(shape))]
+    spread = generator.uniform(0.5, 2, shape[axis])
+    x = (x + shift) * spread.reshape(along)
+    return x.astype(dtype), dy.astype(dtype)
+
+
+def by_channel(a, axis):
+    return np.moveaxis(a.astype(np.longdouble), axis, 0).reshape(a.shape[axis], -1)
+
+
+@pytest.mark.parametrize("shift", [0, 1e3])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_statistics_and_gradients(shape, axis, dtype, shift):
+    x, dy = data(shape, axis, dtype, shift)
+    gamma = np.linspace(0.5, 2, shape[axis]).astype(channel_dtype(dtype))
+    beta = np.zeros_like(gamma)
+    y, ctx = bnfast.batch_norm(x, gamma, beta, axis=axis, eps=1e-3)
+    dx, dgamma, dbeta, _ = bnfast.batch_norm_backward(dy, ctx)
+    wide, wide_dy = by_channel(x, axis), by_channel(dy, axis)
+    mean, var = wide.mean(1, keepdims=True), wide.var(1, keepdims=True)
+    invstd = 1 / np.sqrt(var + 1e-3)
+    tiny = 1e-14 * (1 + shift)
+    np.testing.assert_allclose(ctx.moments.mean, mean[:, 0].astype(float), rtol=0, atol=tiny)
+    np.testing.assert_allclose(ctx.moments.var(), var[:, 0].astype(float), rtol=1e-11)
+    normalised = (wide - mean) * invstd
+    want_dgamma, want_dbeta = (wide_dy * normalised).sum(1), wide_dy.sum(1)
+    g = gamma.astype(np.longdouble)[:, None]
+    want_dx = g * invstd * (wide_dy - wide_dy.mean(1, keepdims=True))
+    want_dx -= g * invstd * normalised * (wide_dy * normalised).mean(1, keepdims=True)
+    unit = {8: 2.0**-52, 4: 2.0**-22}.get(x.itemsize, 2.0**-7 if dtype != np.float16 else 2.0**-10)
+    unit_sum = 2.0**-22 if x.itemsize < 8 else 2.0**-48
+    size = np.abs(normalised).max() * np.abs(wide_dy).max() * 4
+    for got, want, scale in (
+        (by_channel(y, axis), g * normalised, unit * 64 * (1 + shift * 2.0**-20)),
+        (by_channel(dx, axis), want_dx, unit * size * 4),
+        (dgamma, want_dgamma, unit_sum * np.abs(wide_dy * normalised).sum(1).max()),
+        (dbeta, want_dbeta, unit_sum * np.abs(wide_dy).sum(1).max()),
+    ):
+        np.testing.assert_allclose(
+            np.asarray(got, float), want.astype(float), rtol=0, atol=float(scale)
+        )
+
+
+@pytest.mark.parametrize("view", ["strided", "unaligned", "F"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_other_memory_gives_the_same_bits(shape, axis, dtype, view):
+    """What is not dense is packed first, and summed in the same order ("F": in that of memory)."""
+    x, dy = data(shape, axis, dtype, 3)
+    other_x, other_dy = as_view(x, view), as_view(dy, view)
+    if view == "F":
+        x, dy = other_x.copy(order="K"), other_dy.copy(order="K")
+        other_x, other_dy = (as_view(a.T, "strided").T for a in (x, dy))
+    affine = np.linspace(-1, 2, 2 * shape[axis]).reshape(2, -1)
+    y, ctx = bnfast.batch_norm(x, *affine, axis=axis, activation="relu")
+    other_y, other_ctx = bnfast.batch_norm(other_x, *affine, axis=axis, activation="relu")
+    assert other_y.tobytes() == y.tobytes()
+    assert other_ctx.moments.to_bytes() == ctx.moments.to_bytes()
+    for got, want in zip(
+        bnfast.batch_norm_backward(other_dy, other_ctx)[:3],
+        bnfast.batch_norm_backward(dy, ctx)[:3],
+        strict=True,
+    ):
+        assert got.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_inf_and_nan_stay_in_their_channel(shape, axis):
+    """Neighbours share vectors, and the elements beyond the last one take no part."""
+    x, dy = data(shape, axis, np.float32, 1)
+    affine = np.ones((2, shape[axis]))
+    want_y, want_ctx = bnfast.batch_norm(x, *affine, axis=axis)
+    want = bnfast.batch_norm_backward(dy, want_ctx)
+    bad = shape[axis] // 2
+    for value in (np.inf, np.nan):
+        spoiled = x.copy()
+        np.moveaxis(spoiled, axis, 0)[bad].flat[-1] = value
+        y, ctx = bnfast.batch_norm(spoiled, *affine, axis=axis)
+        grads = bnfast.batch_norm_backward(dy, ctx)
+        keep = np.arange(shape[axis]) != bad
+        assert not np.isfinite(ctx.mean[bad])
+        for got, expected in ((y, want_y), (grads.dx, want.dx)):
+            got, expected = (np.moveaxis(a, axis, 0)[keep] for a in (got, expected))
+            np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(grads.dgamma[keep], want.dgamma[keep])
+        np.testing.assert_array_equal(grads.dbeta[keep], want.dbeta[keep])
