@@ -55,9 +55,19 @@ BNFAST_INLINE Vec<float>::Part decode(ShortPart raw, BFloat16) {
 // vcvtneps2bf16 is not used: it flushes denormals to zero.
 BNFAST_INLINE ShortPart encode(Vec<float>::Part value, BFloat16) {
     const WordPart word = reinterpret_cast<WordPart>(value);
-    const WordPart rounded = (word + 0x7fffU + ((word >> 16) & 1U)) >> 16;
+    const WordPart last_bit = (word >> 16) & 1U;
+#if defined(__AVX512F__)
+    // NaN, quiet as arithmetic leaves it, is cut.
+    const __mmask16 ordered = _mm512_cmp_ps_mask(value, value, _CMP_ORD_Q);
+    return truncate(reinterpret_cast<WordPart>(_mm512_mask_add_epi32(reinterpret_cast<__m512i>(word), ordered,
+                                                                     reinterpret_cast<__m512i>(word + 0x7fffU),
+                                                                     reinterpret_cast<__m512i>(last_bit))) >>
+                    16);
+#else
+    const WordPart rounded = (word + 0x7fffU + last_bit) >> 16;
     const WordPart quiet_nan = (word >> 16) | 0x40U;
     return truncate((word & 0x7fffffffU) > 0x7f800000U ? quiet_nan : rounded);
+#endif
 }
 
 BNFAST_INLINE Vec<float>::Part decode(ShortPart raw, Half) {
@@ -98,6 +108,14 @@ BNFAST_INLINE ShortPart encode(Vec<float>::Part value, Half) {
     return truncate(result | ((word >> 16) & 0x8000U));
 #endif
 }
+
+#if defined(__AVX512F__)
+// Half a register of floats.
+BNFAST_INLINE HalfPart decode_half(__m128i raw, BFloat16) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16));
+}
+BNFAST_INLINE HalfPart decode_half(__m128i raw, Half) { return _mm256_cvtph_ps(raw); }
+#endif
 
 // --- whole vectors ----------------------------------------------------------------------------------------------
 
@@ -196,6 +214,12 @@ BNFAST_INLINE Vec<Compute<S>> load_first(const S* p, int count) {
         result.part[1] = _mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes >> 8), p + 8);
         return result;
     }
+    if constexpr (sizeof(S) == 2) {
+        Vec<float> result;
+        const __m256i raw = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1U << count) - 1U), p);
+        result.part[0] = decode(reinterpret_cast<ShortPart>(raw), S{});
+        return result;
+    }
 #endif
     S buffer[kLanes] = {};
     __builtin_memcpy(buffer, p, static_cast<std::size_t>(count) * sizeof(S));
@@ -212,6 +236,11 @@ BNFAST_INLINE void store_first(S* p, Vec<Compute<S>> v, int count) {
         const unsigned lanes = (1U << count) - 1U;
         _mm512_mask_storeu_pd(p, static_cast<__mmask8>(lanes), v.part[0]);
         _mm512_mask_storeu_pd(p + 8, static_cast<__mmask8>(lanes >> 8), v.part[1]);
+        return;
+    }
+    if constexpr (sizeof(S) == 2) {
+        const ShortPart raw = encode(v.part[0], S{});
+        _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1U << count) - 1U), reinterpret_cast<__m256i>(raw));
         return;
     }
 #endif
@@ -245,6 +274,14 @@ struct AllLanes {
                 return widen_half(half);
             });
         } else {
+#if defined(__AVX512F__)
+            if constexpr (sizeof(S) == 2) {
+                return map_parts<double>(BNFAST_EACH {
+                    const void* half = p + k * Vec<double>::kPartLanes;
+                    return widen_half(decode_half(_mm_loadu_si128(static_cast<const __m128i*>(half)), S{}));
+                });
+            }
+#endif
             return widen(BNFAST_TARGET::load(p));
         }
     }
