@@ -30,6 +30,14 @@ class BnFast:
         self.version: str = getattr(bnfast, "__version__", "unknown")
         bnfast.set_num_threads(num_threads)
 
+    def set_num_threads(self, num_threads: int) -> None:
+        """Without the checks of the public function, which short calls would notice."""
+        self._lib._core.set_num_threads(num_threads)
+
+    def forward(self, x: Array, out: Array) -> object:
+        """The plainest call, on any shape; channels second."""
+        return self._lib.batch_norm(x, out=out)
+
     @property
     def target(self) -> str:
         return str(self._lib.active_target())
