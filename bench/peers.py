@@ -39,6 +39,10 @@ class BnFast:
         return self._lib.batch_norm(x, out=out)
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(self._lib.targets())
+
+    @property
     def target(self) -> str:
         return str(self._lib.active_target())
 
