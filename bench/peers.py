@@ -11,6 +11,7 @@ from typing import Any
 
 from contender import Contender, Library
 from peer_jax import Jax
+from peer_keras import Keras
 from peer_numpy import NumPyPlain
 from peer_onednn import OneDnn
 from peer_onnxruntime import OnnxRuntime
@@ -123,6 +124,7 @@ PEERS: dict[str, Callable[[int], Library]] = {
     "torch-compile": TorchCompile,
     "onednn": OneDnn,
     "jax": Jax,
+    "keras": Keras,
     "onnxruntime": OnnxRuntime,
     "numpy": NumPyPlain,
 }
