@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,8 @@ class Keras:
                 Contender(
                     name,
                     "fresh",
-                    lambda run=run: run(x, residual),
-                    lambda returned: np.asarray(returned),
+                    partial(run, x, residual),
+                    np.asarray,
                 )
             )
         return found
@@ -60,11 +61,9 @@ class Keras:
         ways = ((self.name, False), (f"{self.name}-xla", True))[: 1 if case.operation.random else 2]
         for name, compiled in ways:
             if case.operation.elementwise:
-                layer = self._dropout(case)
-                yield name, lambda x, layer=layer: layer(x, training=True), compiled
+                yield name, partial(self._dropout(case), training=True), compiled
             else:
-                layer = self._batch_norm(case)
-                yield name, lambda x, layer=layer: layer(x, training=training), compiled
+                yield name, partial(self._batch_norm(case), training=training), compiled
         # The fused kernel knows channels last only, of images, and no float64.
         images = case.layout == "rows" and case.x.ndim == 4 and case.dtype_name != "float64"
         if images and not case.operation.elementwise:

@@ -98,8 +98,8 @@ def workers(setting: str) -> Iterator[list[Connection]]:
     for other in SETTINGS:
         os.environ.pop(other.partition("=")[0], None)
     if setting != "default":
-        # libgomp reads it once, when it is loaded.
-        os.environ.update([setting.split("=")])
+        name, _, value = setting.partition("=")
+        os.environ[name] = value  # libgomp reads it once, when it is loaded
     pipes: list[Connection] = []
     processes = []
     try:
