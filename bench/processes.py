@@ -1,4 +1,4 @@
-"""Two processes that use bnfast at once, and one that has just used it and now waits."""
+"""Two processes that use bnfast at once, one beside a busy program, and one that waits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Effort:
     idle_seconds: float
 
 
-FULL = Effort(rounds=7, seconds=0.15, idle_seconds=0.5)
+FULL = Effort(rounds=7, seconds=0.1, idle_seconds=0.5)
 SMOKE = Effort(rounds=2, seconds=0.02, idle_seconds=0.05)
 
 
@@ -90,9 +90,28 @@ def obey(order: Order, call: Callable[[], object]) -> Done:
     return Done(count / (now - begin), time.process_time() - before)
 
 
+def spin(pipe: Connection) -> None:
+    """Another program: keeps one core busy until the time that it is told."""
+    while True:
+        try:
+            end: float = pipe.recv()
+        except EOFError:
+            return
+        while time.monotonic() < end:
+            pass
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Their pipes."""
+
+    ours: list[Connection]
+    busy: Connection
+
+
 @contextmanager
-def workers(setting: str) -> Iterator[list[Connection]]:
-    """Processes that wait for orders. Spawned: a forked one would not have OpenMP's threads."""
+def workers(setting: str) -> Iterator[Processes]:
+    """All wait for orders. Spawned: a forked one would not have OpenMP's threads."""
     context = multiprocessing.get_context("spawn")
     former = dict(os.environ)
     for other in SETTINGS:
@@ -103,14 +122,14 @@ def workers(setting: str) -> Iterator[list[Connection]]:
     pipes: list[Connection] = []
     processes = []
     try:
-        for _ in range(PROCESSES):
+        for target in (*[serve] * PROCESSES, spin):
             ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs,), daemon=True)
+            process = context.Process(target=target, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
             pipes.append(ours)
             processes.append(process)
-        yield pipes
+        yield Processes(pipes[:-1], pipes[-1])
     finally:
         os.environ.clear()
         os.environ.update(former)
@@ -127,20 +146,25 @@ def ask(pipes: Sequence[Connection], order: Order) -> list[Done]:
 
 
 def throughput(
-    pipes: Sequence[Connection], shape: Shape, threads: int, effort: Effort
+    processes: Processes, shape: Shape, threads: int, effort: Effort
 ) -> dict[str, list[float]]:
     """Calls a second of all processes, one value a round, for each way to share the cores."""
 
-    def rate(count: int, threads: int) -> float:
+    def rate(count: int, threads: int, busy: bool = False) -> float:
         start = time.monotonic() + START_SECONDS
-        done = ask(pipes[:count], Order(shape, threads, start, effort.seconds))
+        if busy:
+            processes.busy.send(start + effort.seconds)
+        done = ask(processes.ours[:count], Order(shape, threads, start, effort.seconds))
         return sum(one.rate for one in done)
 
-    ask(pipes, Order(shape, threads, 0.0, 0.0))  # makes the arrays, wakes the threads
+    ask(processes.ours, Order(shape, threads, 0.0, 0.0))  # makes the arrays, wakes the threads
+    fewer = max(1, threads // PROCESSES)
     ways = {
         "one": partial(rate, 1, threads),
         "all": partial(rate, PROCESSES, threads),
-        "share": partial(rate, PROCESSES, max(1, threads // PROCESSES)),
+        "share": partial(rate, PROCESSES, fewer),
+        "busy": partial(rate, 1, threads, busy=True),
+        "busy share": partial(rate, 1, fewer, busy=True),
     }
     found: dict[str, list[float]] = {name: [] for name in ways}
     for index in range(effort.rounds):
@@ -160,23 +184,27 @@ def idle_milliseconds(pipe: Connection, shape: Shape, threads: int, effort: Effo
 
 
 def print_processes(threads: int, smoke: bool) -> None:
-    """Both tables."""
+    """All three tables."""
     effort, names = (SMOKE, SMOKE_SHAPES) if smoke else (FULL, SHAPES)
-    shared, idle = [], []
+    shared, beside, idle = [], [], []
     for setting in SETTINGS:
-        with workers(setting) as pipes:
+        with workers(setting) as processes:
             for name in names:
-                found = throughput(pipes, named(name), threads, effort)
-                relative = [ratio(found[way], found["one"]) for way in ("all", "share")]
-                alone = summarise(found["one"]).median
-                shared.append([name, setting, f"{alone:.0f}", *map(str, relative)])
-            waiting = idle_milliseconds(pipes[0], named(IDLE_SHAPE), threads, effort)
+                found = throughput(processes, named(name), threads, effort)
+                relative = {way: str(ratio(found[way], found["one"])) for way in found}
+                alone = f"{summarise(found['one']).median:.0f}"
+                shared.append([name, setting, alone, relative["all"], relative["share"]])
+                beside.append([name, setting, alone, relative["busy"], relative["busy share"]])
+            waiting = idle_milliseconds(processes.ours[0], named(IDLE_SHAPE), threads, effort)
             idle.append([IDLE_SHAPE, setting, f"{waiting.median:.2f}", f"{waiting.upper:.2f}"])
-    half = max(1, threads // PROCESSES)
+    fewer = max(1, threads // PROCESSES)
+    head = ["shape", "setting", "alone, calls/s", f"{threads} threads", f"{fewer} thread(s)"]
     print(f"\n## {PROCESSES} processes at once: forward, calls a second of both together\n")
     print(f"Relative to one process with {threads} threads; 1 is the same work in the same time.\n")
-    head = ["shape", "setting", "one process, calls/s"]
-    print(markdown_table([*head, f"{threads} threads each", f"{half} thread(s) each"], shared))
+    print(markdown_table(head, shared))
+    print("\n## One process beside another program that keeps one core busy\n")
+    print("Relative to the same process alone.\n")
+    print(markdown_table(head, beside))
     seconds = effort.idle_seconds
     print(f"\n## A process that waits: CPU time in the {seconds} s after its last call\n")
     print(markdown_table(["shape", "setting", "ms, median", "ms, upper quartile"], idle))

@@ -72,6 +72,37 @@ def test_rate_counts_calls(bench):
     assert 20 < processes.obey(order, lambda: time.sleep(0.005)).rate <= 200
 
 
+def test_ways_to_share_the_cores(bench):
+    """Who is asked for what: all threads alone, two processes, and beside a busy core."""
+    processes = bench["processes"]
+    asked, busy = [], []
+
+    class Ours:
+        def send(self, order):
+            asked.append((order.threads, bool(busy)))
+
+        def recv(self):
+            return processes.Done(10.0, 0.0)
+
+    class Busy:
+        def send(self, end):
+            assert end > time.monotonic()
+            busy.append(end)
+
+    there = processes.Processes([Ours(), Ours()], Busy())
+    found = processes.throughput(there, None, 4, processes.Effort(1, 0.01, 0.0))
+    assert found == {
+        "one": [10.0],
+        "all": [20.0],
+        "share": [20.0],
+        "busy": [10.0],
+        "busy share": [10.0],
+    }
+    alone = [(4, False)] * 2 + [(4, False)] + [(4, False)] * 2 + [(2, False)] * 2
+    assert asked == [*alone, (4, True), (2, True)]
+    assert len(busy) == 2
+
+
 def test_settings_reach_the_processes_and_no_one_else(bench, monkeypatch):
     processes = bench["processes"]
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
@@ -95,7 +126,7 @@ def test_settings_reach_the_processes_and_no_one_else(bench, monkeypatch):
     for setting in ("default", "OMP_WAIT_POLICY=passive"):
         with processes.workers(setting):
             pass
-    assert seen == [None, None, "passive", "passive"]
+    assert seen == [None] * 3 + ["passive"] * 3
     assert os.environ["OMP_WAIT_POLICY"] == "active"
 
 
