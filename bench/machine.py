@@ -60,15 +60,21 @@ class Disturbance:
     """
 
     def __init__(self) -> None:
-        self._wall, self._busy, self._own = time.monotonic(), _busy_seconds(), time.process_time()
+        self._wall, self._busy, self._own = time.monotonic(), _busy_seconds(), _own_seconds()
 
     def share(self) -> float | None:
         """None where the system does not tell."""
-        wall, busy, own = time.monotonic(), _busy_seconds(), time.process_time()
+        wall, busy, own = time.monotonic(), _busy_seconds(), _own_seconds()
         if busy is None or self._busy is None:
             return None
         others = busy - self._busy - (own - self._own)
         return max(0.0, others) / ((wall - self._wall) * usable_cores())
+
+
+def _own_seconds() -> float:
+    """CPU time of this process, and of the children that it has waited for."""
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system
 
 
 def _busy_seconds() -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from contender import Contender, Library
 from peer_jax import Jax
+from peer_keras import Keras
 from peer_numpy import NumPyPlain
 from peer_onednn import OneDnn
 from peer_onnxruntime import OnnxRuntime
@@ -29,6 +30,18 @@ class BnFast:
         self._lib: Any = bnfast
         self.version: str = getattr(bnfast, "__version__", "unknown")
         bnfast.set_num_threads(num_threads)
+
+    def set_num_threads(self, num_threads: int) -> None:
+        """Without the checks of the public function, which short calls would notice."""
+        self._lib._core.set_num_threads(num_threads)
+
+    def forward(self, x: Array, out: Array) -> object:
+        """The plainest call, on any shape; channels second."""
+        return self._lib.batch_norm(x, out=out)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(self._lib.targets())
 
     @property
     def target(self) -> str:
@@ -111,6 +124,7 @@ PEERS: dict[str, Callable[[int], Library]] = {
     "torch-compile": TorchCompile,
     "onednn": OneDnn,
     "jax": Jax,
+    "keras": Keras,
     "onnxruntime": OnnxRuntime,
     "numpy": NumPyPlain,
 }

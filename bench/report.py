@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -73,6 +73,16 @@ class Record:
         }
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first column is text, the others are figures."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    rule = [f"{'-' * (w - (i > 0))}{':' * (i > 0)}" for i, w in enumerate(widths)]
+    lines = [head, rule, *rows]
+    return "\n".join(
+        f"| {' | '.join(c.ljust(w) for c, w in zip(line, widths, strict=True))} |" for line in lines
+    )
+
+
 def _section(record: Record) -> tuple[str, str, str]:
     case = record.case
     return (case.operation.name, case.layout, case.dtype_name)
@@ -108,7 +118,7 @@ def _table(records: list[Record], means: dict[str, float]) -> Iterator[str]:
         ratios = record.ratios()
         for name in means:
             summary = ratios.get(name)
-            cell = "-" if summary is None else f"{summary.median:.2f} ±{summary.spread:.2f}"
+            cell = "-" if summary is None else str(summary)
             line += f" {cell:>{columns[name]}}"
         yield line + ("  !" if record.disturbed else "")
     cells = "".join(f" {mean:{columns[name] - 6}.2f}{'':6}" for name, mean in means.items())

@@ -16,6 +16,7 @@ from floors import floor_call, l2_bytes_per_core, traffic
 from machine import Disturbance, facts, usable_cores
 from peers import PEERS, BnFast, load_peers
 from report import FLOOR, Record, as_json, print_tables
+from roofs import measure_roofs
 from shapes import GROUPS, select
 from timing import MIN_SAMPLE_NS, Call, measure
 from workload import DTYPES, OPERATIONS, Array, Case
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=usable_cores())
     add("--rounds", type=int, default=15)
     add("--json", type=Path, help="write the figures to this file")
+    add("--roofs", action="store_true", help="measure what roofline.py needs, for --json")
     add("--smoke", action="store_true", help="a few seconds, to see that it works: for CI")
     return parser
 
@@ -181,6 +183,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key not in ("json", "smoke")}
         report = as_json(records, machine, settings)
+        if args.roofs:
+            report["roofs"] = measure_roofs(ours.stream, args.threads, l2_bytes)
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 

@@ -117,3 +117,8 @@ def select(groups: list[str]) -> list[tuple[str, Shape]]:
                 seen.add(shape)
                 chosen.append((name, shape))
     return chosen
+
+
+def named(name: str) -> Shape:
+    """The shape of that name, which is the same in every group."""
+    return next(shape for _, shape in select(["all"]) if shape.name == name)

@@ -28,6 +28,9 @@ class Summary:
         """Half the distance between the quartiles."""
         return (self.upper - self.lower) / 2
 
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ±{self.spread:.2f}"
+
     def as_json(self) -> dict[str, float]:
         return {"median": self.median, "q1": self.lower, "q3": self.upper}
 
