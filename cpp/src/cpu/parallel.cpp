@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -98,6 +99,40 @@ class Shares {
     Share shares_[kMost];
 };
 
+// How large a team the cores have room for. Where other programs use them too, a thread of the team may wait for a core
+// for milliseconds, and the others wait for that thread, spinning. After a call that has seen this, teams are half as
+// large for a while: longer each time, until one finds the cores free again. No result depends on it.
+class Team {
+  public:
+    int size(int threads) const {
+        if (halvings_.load(std::memory_order_relaxed) == 0) return threads;
+        if (now() >= small_until_.load(std::memory_order_relaxed)) return threads;
+        return std::max(1, threads >> halvings_.load(std::memory_order_relaxed));
+    }
+
+    // What a region took the calling thread, in nanoseconds: its own tasks, then waiting for the others.
+    void report(std::int64_t working, std::int64_t waiting) {
+        constexpr std::int64_t kSuspect = 400'000, kShortest = 16'000'000, kLongest = 500'000'000;
+        const std::int64_t pause = pause_.load(std::memory_order_relaxed);
+        if (waiting > kSuspect && waiting > working / 4) {
+            const bool again = now() < small_until_.load(std::memory_order_relaxed);
+            halvings_.store(again ? std::min(halvings_.load(std::memory_order_relaxed) + 1, 16) : 1);
+            pause_.store(std::clamp(2 * pause, kShortest, kLongest), std::memory_order_relaxed);
+            small_until_.store(now() + pause_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+        } else if (pause != 0) {
+            pause_.store(pause - pause / 16 - 1, std::memory_order_relaxed);
+        }
+    }
+    static std::int64_t now() {
+        const auto since = std::chrono::steady_clock::now().time_since_epoch();
+        return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
+    }
+
+  private:
+    std::atomic<int> halvings_{0};
+    std::atomic<std::int64_t> small_until_{0}, pause_{0};
+};
+
 void run_on_std_threads(Shares& shares, int threads, TaskFunction function, void* context) {
     const auto work = [&](int thread) {
         inside_region = true;
@@ -145,8 +180,18 @@ void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction functi
 #ifdef _OPENMP
     if (!forked.load(std::memory_order_relaxed)) {
         if (omp_in_parallel()) return alone();
-#pragma omp parallel num_threads(threads)
-        shares.work(omp_get_thread_num(), function, context);
+        static Team team;
+        const int size = team.size(threads);
+        if (size <= 1) return alone();
+        const std::int64_t begin = Team::now();
+        std::int64_t done = begin;
+#pragma omp parallel num_threads(size)
+        {
+            const int thread = omp_get_thread_num();
+            shares.work(thread, function, context);
+            if (thread == 0) done = Team::now();
+        }
+        team.report(done - begin, Team::now() - done);
         return;
     }
 #endif

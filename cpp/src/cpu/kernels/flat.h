@@ -100,9 +100,8 @@ BNFAST_INLINE ForwardTask flat_task(const ForwardTask& task, const Coefficients&
     const Geometry g = task.geometry;
     ForwardTask flat = task;
     flat.geometry = flat_geometry(g, channels);
-    for (Operand ForwardTask::* operand : {&ForwardTask::x, &ForwardTask::residual, &ForwardTask::y}) {
-        flat.*operand = flat_operand(task.*operand, g, channel, item_size);
-    }
+    Operand* const operands[] = {&flat.x, &flat.residual, &flat.y};
+    for (Operand* operand : operands) *operand = flat_operand(*operand, g, channel, item_size);
     flat.coefficients = coefficients;
     flat.keep = flat_keep(task.keep, g, channel);
     return flat;
@@ -112,10 +111,8 @@ BNFAST_INLINE BackwardTask flat_task(const BackwardTask& task, const Coefficient
     const Geometry g = task.geometry;
     BackwardTask flat = task;
     flat.geometry = flat_geometry(g, channels);
-    for (Operand BackwardTask::* operand :
-         {&BackwardTask::x, &BackwardTask::residual, &BackwardTask::dy, &BackwardTask::dx, &BackwardTask::dresidual}) {
-        flat.*operand = flat_operand(task.*operand, g, channel, item_size);
-    }
+    Operand* const operands[] = {&flat.x, &flat.residual, &flat.dy, &flat.dx, &flat.dresidual};
+    for (Operand* operand : operands) *operand = flat_operand(*operand, g, channel, item_size);
     flat.coefficients = coefficients;
     flat.keep = flat_keep(task.keep, g, channel);
     return flat;
