@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
 
     Seed = int | np.integer[Any] | np.random.Generator | None
 
-MODES = ("inverted", "classic", "alpha")  # their places are the numbers that the core knows
+MODES = ("inverted", "classic", "alpha")
+_MODE_NUMBERS = {mode: number for number, mode in enumerate(MODES)}  # as the core knows them
 
 
-@dataclass(frozen=True, slots=True)
-class DropoutContext:
+class DropoutContext(NamedTuple):
     """What :func:`dropout_backward` needs, which is all that it takes to make the mask again.
 
     Attributes
@@ -212,11 +211,15 @@ def dropout(
     """
     name = "dropout"
     rate = check_rate(name, "rate", rate)
-    mode = one_of(name, "mode", mode, MODES)
+    try:
+        mode_number = _MODE_NUMBERS[mode]
+    except (KeyError, TypeError):
+        one_of(name, "mode", mode, MODES)
+        raise
     offset = check_offset(name, offset)
     axes = check_axes(name, broadcast_axes)
     number = draw_seed(name, seed)
-    y = _core.dropout(name, x, rate, number, offset, MODES.index(mode), False, axes, out)
+    y = _core.dropout(name, x, rate, number, offset, mode_number, False, axes, out)
     return y, DropoutContext(x.shape, rate, number, offset, mode, axes)
 
 
@@ -249,7 +252,7 @@ def dropout_backward(
     if not isinstance(ctx, DropoutContext):
         raise TypeError(f"{name}: ctx has type {type(ctx).__name__}, expected DropoutContext")
     check_shape_of_gradient(name, dy, ctx.shape)
-    mode = MODES.index(ctx.mode)
+    mode = _MODE_NUMBERS[ctx.mode]
     return _core.dropout(
         name, dy, ctx.rate, ctx.seed, ctx.offset, mode, True, ctx.broadcast_axes, out
     )

@@ -8,6 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfast import _core
+from bnfast._choices import (
+    ACTIVATIONS,
+    EPS_PLACEMENTS,
+    check_context,
+    check_numbers,
+    refuse_choice,
+)
 from bnfast._core import BatchNormContext
 from bnfast._dropout import check_offset, check_rate, draw_seed
 from bnfast._moments import GradientSums, Moments
@@ -17,18 +24,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-_ACTIVATIONS: dict[str | None, int] = {
-    None: 0,
-    "relu": 1,
-    "leaky_relu": 2,
-    "sigmoid": 3,
-    "tanh": 4,
-    "silu": 5,
-    "gelu": 6,
-    "elu": 7,
-}
-_EPS_PLACEMENTS = {"var": 0, "std": 1}
-
 
 class BatchNormGrads(NamedTuple):
     """Gradients of :func:`batch_norm`. An entry is None where its argument was not given."""
@@ -37,32 +32,6 @@ class BatchNormGrads(NamedTuple):
     dgamma: Array | None
     dbeta: Array | None
     dresidual: Array | None
-
-
-def _choice(operation: str, name: str, value: Any, choices: dict[Any, int]) -> int:
-    """The number of one of the named choices."""
-    try:
-        return choices[value]
-    except (KeyError, TypeError):
-        names = ", ".join(repr(c) for c in choices)
-        raise ValueError(f"{operation}: {name} is {value!r}, expected one of {names}") from None
-
-
-def _check_numbers(operation: str, axis: Any, **reals: Any) -> None:
-    """Say which argument is of the wrong kind, where the compiled call refused the types."""
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"{operation}: axis has type {type(axis).__name__}, expected int")
-    if not -(2**31) <= int(axis) < 2**31:
-        raise ValueError(f"{operation}: axis is {axis}, expected an axis of x")
-    for name, value in reals.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-            raise TypeError(f"{operation}: {name} has type {type(value).__name__}, expected float")
-
-
-def _check_context(operation: str, ctx: Any) -> None:
-    if not isinstance(ctx, BatchNormContext):
-        got = type(ctx).__name__
-        raise TypeError(f"{operation}: ctx has type {got}, expected BatchNormContext")
 
 
 def batch_norm(
@@ -158,8 +127,10 @@ def batch_norm(
     >>> ctx.mean
     array([ 2., 20.], dtype=float32)
     """
-    act = _choice("batch_norm", "activation", activation, _ACTIVATIONS)
-    placement = _choice("batch_norm", "eps_placement", eps_placement, _EPS_PLACEMENTS)
+    try:
+        act, placement = ACTIVATIONS[activation], EPS_PLACEMENTS[eps_placement]
+    except (KeyError, TypeError):
+        refuse_choice("batch_norm", activation, eps_placement)
     if seed is None and dropout == 0 and offset == 0:
         seed = 0
     else:
@@ -185,7 +156,7 @@ def batch_norm(
             offset,
         )
     except TypeError:
-        _check_numbers("batch_norm", axis, eps=eps, activation_slope=activation_slope)
+        check_numbers("batch_norm", axis, eps=eps, activation_slope=activation_slope)
         raise
 
 
@@ -228,7 +199,7 @@ def batch_norm_backward(
     >>> bool(np.abs(grads.dx).max() < 1e-6)  # a constant added to x does not change y
     True
     """
-    _check_context("batch_norm_backward", ctx)
+    check_context("batch_norm_backward", ctx)
     return BatchNormGrads._make(_core.batch_norm_backward(dy, ctx, sums, out))
 
 
@@ -255,7 +226,7 @@ def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext) -> GradientSums:
     >>> bnfast.batch_norm_backward_sums(np.ones_like(x), ctx).sum_dy
     array([3.])
     """
-    _check_context("batch_norm_backward_sums", ctx)
+    check_context("batch_norm_backward_sums", ctx)
     return _core.batch_norm_backward_sums(dy, ctx)
 
 
@@ -300,14 +271,16 @@ def batch_norm_inference(
     array([[0., 0.],
            [1., 2.]], dtype=float32)
     """
-    act = _choice("batch_norm_inference", "activation", activation, _ACTIVATIONS)
-    placement = _choice("batch_norm_inference", "eps_placement", eps_placement, _EPS_PLACEMENTS)
+    try:
+        act, placement = ACTIVATIONS[activation], EPS_PLACEMENTS[eps_placement]
+    except (KeyError, TypeError):
+        refuse_choice("batch_norm_inference", activation, eps_placement)
     try:
         return _core.batch_norm_inference(
             x, mean, var, gamma, beta, axis, eps, residual, act, activation_slope, placement, out
         )
     except TypeError:
-        _check_numbers("batch_norm_inference", axis, eps=eps, activation_slope=activation_slope)
+        check_numbers("batch_norm_inference", axis, eps=eps, activation_slope=activation_slope)
         raise
 
 
@@ -346,14 +319,16 @@ def batch_norm_frozen(
     array([[0.5],
            [0.5]], dtype=float32)
     """
-    act = _choice("batch_norm_frozen", "activation", activation, _ACTIVATIONS)
-    placement = _choice("batch_norm_frozen", "eps_placement", eps_placement, _EPS_PLACEMENTS)
+    try:
+        act, placement = ACTIVATIONS[activation], EPS_PLACEMENTS[eps_placement]
+    except (KeyError, TypeError):
+        refuse_choice("batch_norm_frozen", activation, eps_placement)
     try:
         return _core.batch_norm_frozen(
             x, mean, var, gamma, beta, axis, eps, residual, act, activation_slope, placement, out
         )
     except TypeError:
-        _check_numbers("batch_norm_frozen", axis, eps=eps, activation_slope=activation_slope)
+        check_numbers("batch_norm_frozen", axis, eps=eps, activation_slope=activation_slope)
         raise
 
 
@@ -394,5 +369,5 @@ def moments(x: Array, *, axis: int = 1, where: NDArray[np.bool_] | None = None) 
     try:
         return _core.moments(x, axis, where)
     except TypeError:
-        _check_numbers("moments", axis)
+        check_numbers("moments", axis)
         raise

@@ -19,8 +19,10 @@ enum class EpsPlacement : int { kVar, kStd };
 struct WhereView {
     const void* data = nullptr;  // null: every element takes part
     int ndim = 0;
-    std::int64_t shape[kMaxDims] = {};
-    std::int64_t strides[kMaxDims] = {};  // in bytes
+    std::int64_t shape[kMaxDims];    // the first ndim entries
+    std::int64_t strides[kMaxDims];  // in bytes
+
+    WhereView() {}
 };
 
 // Statistics of a batch: count, mean (as mean + mean_low) and sum of squared deviations of each channel.
@@ -58,7 +60,7 @@ struct BatchNormSaved {
     bool in_place = false;       // y was written over x, and backward works from y
     bool foreign_stats = false;  // statistics of another batch than x: backward needs that batch's sums
     std::int64_t channels = 0;
-    std::vector<double> values;  // the arrays below, one after the other
+    std::unique_ptr<double[]> values;  // the arrays below, one after the other
 
     void resize(std::int64_t num_channels);
     double* count() { return row(0); }
@@ -70,7 +72,7 @@ struct BatchNormSaved {
     double* beta() { return row(6); }
 
   private:
-    double* row(std::int64_t k) { return values.data() + k * channels; }
+    double* row(std::int64_t k) { return values.get() + k * channels; }
 };
 
 // Each function checks its arguments before it writes anything and throws ValueError or TypeError with a message of the

@@ -14,8 +14,22 @@ struct TensorView {
     void* data = nullptr;
     DType dtype = DType::kFloat32;
     int ndim = 0;
-    std::int64_t shape[kMaxDims] = {};
-    std::int64_t strides[kMaxDims] = {};  // in bytes, may be zero or negative
+    // The first ndim entries; the rest is neither set nor copied: a call of microseconds makes a dozen views.
+    std::int64_t shape[kMaxDims];
+    std::int64_t strides[kMaxDims];  // in bytes, may be zero or negative
+
+    TensorView() {}
+    TensorView(const TensorView& other) { *this = other; }
+    TensorView& operator=(const TensorView& other) {
+        data = other.data;
+        dtype = other.dtype;
+        ndim = other.ndim;
+        for (int d = 0; d < ndim; ++d) {
+            shape[d] = other.shape[d];
+            strides[d] = other.strides[d];
+        }
+        return *this;
+    }
 };
 
 constexpr std::int64_t item_size(DType dtype) {

@@ -15,7 +15,7 @@ namespace bnfast {
 void BatchNormSaved::resize(std::int64_t num_channels) {
     constexpr std::int64_t kRows = 7;
     channels = num_channels;
-    values.resize(static_cast<std::size_t>(kRows * num_channels));
+    values.reset(new double[static_cast<std::size_t>(kRows * num_channels)]);  // not set to zero
 }
 
 namespace {
@@ -37,8 +37,8 @@ class Call {
   public:
     Call(const BatchNormInputs& inputs, const BatchNormOptions& options, int axis)
         : order_(options.dropout > 0 ? api::index_order(inputs.x, axis) : api::layout_order(inputs.x, axis)),
-          where_(api::order_where(inputs.where, inputs.x, order_)),
-          x_(inputs.x, order_, Use::kRead) {
+          where_(api::order_where(inputs.where, inputs.x, order_)) {
+        x_.bind(inputs.x, order_, Use::kRead);
         problem.dtype = inputs.x.dtype;
         problem.geometry = order_.geometry;
         problem.x = x_.operand();
@@ -55,7 +55,7 @@ class Call {
     void read(cpu::Operand cpu::Problem::* operand, const TensorView& view) { add(operand, view, Use::kRead); }
     void write(cpu::Operand cpu::Problem::* operand, const TensorView& view) { add(operand, view, Use::kWrite); }
     void finish() {
-        for (OrderedTensor& output : outputs_) output.finish();
+        for (int k = 0; k < count_; ++k) tensors_[k].finish();
     }
 
     cpu::Problem problem;
@@ -63,15 +63,17 @@ class Call {
   private:
     void add(cpu::Operand cpu::Problem::* operand, const TensorView& view, Use use) {
         if (view.data == nullptr) return;
-        std::vector<OrderedTensor>& tensors = use == Use::kRead ? inputs_ : outputs_;
-        tensors.emplace_back(view, order_, use);
-        problem.*operand = tensors.back().operand();
+        OrderedTensor& tensor = tensors_[count_++];
+        tensor.bind(view, order_, use);
+        problem.*operand = tensor.operand();
     }
 
     api::LayoutOrder order_;
     api::OrderedWhere where_;
     OrderedTensor x_;
-    std::vector<OrderedTensor> inputs_, outputs_;
+    static constexpr int kMostTensors = 4;  // besides x: residual, dy, dx and dresidual
+    OrderedTensor tensors_[kMostTensors];
+    int count_ = 0;
 };
 
 // Everything that forward functions have in common; returns the axis from the front.

@@ -32,9 +32,9 @@ std::string number_text(double value) {
     return text;
 }
 
-void fail(const std::string& operation, const std::string& what) { throw ValueError(operation + ": " + what); }
+void fail(const char* operation, const std::string& what) { throw ValueError(std::string(operation) + ": " + what); }
 
-int check_axis(const std::string& operation, const TensorView& x, int axis) {
+int check_axis(const char* operation, const TensorView& x, int axis) {
     if (x.ndim < 1) fail(operation, "x has shape (), expected at least one dimension");
     const int from_front = axis < 0 ? axis + x.ndim : axis;
     if (from_front < 0 || from_front >= x.ndim) {
@@ -44,7 +44,7 @@ int check_axis(const std::string& operation, const TensorView& x, int axis) {
     return from_front;
 }
 
-void check_options(const std::string& operation, const BatchNormOptions& options) {
+void check_options(const char* operation, const BatchNormOptions& options) {
     if (!(std::isfinite(options.eps) && options.eps >= 0)) {
         fail(operation, "eps is " + number_text(options.eps) + ", expected a finite number >= 0");
     }
@@ -53,41 +53,43 @@ void check_options(const std::string& operation, const BatchNormOptions& options
     }
 }
 
-void check_channel_values(const std::string& operation, const std::string& name, const TensorView& values,
-                          const TensorView& x, int axis) {
+void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
+                          int axis) {
     if (values.data == nullptr) return;
     if (values.dtype != DType::kFloat32 && values.dtype != DType::kFloat64) {
-        throw TypeError(operation + ": " + name + " has dtype " + dtype_name(values.dtype) +
+        throw TypeError(std::string(operation) + ": " + name + " has dtype " + dtype_name(values.dtype) +
                         ", expected float32 or float64");
     }
     if (values.ndim != 1 || values.shape[0] != x.shape[axis]) {
         const std::int64_t expected[] = {x.shape[axis]};
-        fail(operation, name + " has shape " + shape_text(values) + ", expected " + shape_text(expected, 1) +
-                            " to match axis " + std::to_string(axis) + " of x with shape " + shape_text(x));
+        fail(operation, std::string(name) + " has shape " + shape_text(values) + ", expected " +
+                            shape_text(expected, 1) + " to match axis " + std::to_string(axis) + " of x with shape " +
+                            shape_text(x));
     }
 }
 
-void check_like(const std::string& operation, const std::string& name, const TensorView& value, const std::string& like,
+void check_like(const char* operation, const char* name, const TensorView& value, const char* like,
                 const TensorView& x) {
     if (value.data == nullptr) return;
     if (value.dtype != x.dtype) {
-        throw TypeError(operation + ": " + name + " has dtype " + dtype_name(value.dtype) + ", expected " +
+        throw TypeError(std::string(operation) + ": " + name + " has dtype " + dtype_name(value.dtype) + ", expected " +
                         dtype_name(x.dtype) + " as " + like);
     }
     bool same = value.ndim == x.ndim;
     for (int d = 0; same && d < x.ndim; ++d) same = value.shape[d] == x.shape[d];
     if (!same)
-        fail(operation, name + " has shape " + shape_text(value) + ", expected " + shape_text(x) + " as " + like);
+        fail(operation,
+             std::string(name) + " has shape " + shape_text(value) + ", expected " + shape_text(x) + " as " + like);
 }
 
-void check_where(const std::string& operation, const WhereView& where, const TensorView& x, int axis) {
+void check_where(const char* operation, const WhereView& where, const TensorView& x, int axis) {
     if (where.data == nullptr || where_fits(where, x, axis)) return;
     fail(operation, "where has shape " + shape_text(where.shape, where.ndim) +
                         ", expected one that broadcasts to x with shape " + shape_text(x) + " with axis " +
                         std::to_string(axis) + " removed or of length 1");
 }
 
-void check_invertible(const std::string& operation, const BatchNormInputs& inputs, const BatchNormOptions& options) {
+void check_invertible(const char* operation, const BatchNormInputs& inputs, const BatchNormOptions& options) {
     const std::string in_place = "out is x (y overwrites what backward needs), expected ";
     if (inputs.residual.data != nullptr) fail(operation, in_place + "no residual");
     if (inputs.where.data != nullptr) fail(operation, in_place + "no where");
@@ -121,8 +123,8 @@ Precision precision_of(DType dtype) {
 
 }  // namespace
 
-void check_invertible_scale(const std::string& operation, DType dtype, const BatchNormOptions& options,
-                            const double* gamma, const double* beta, std::int64_t channels) {
+void check_invertible_scale(const char* operation, DType dtype, const BatchNormOptions& options, const double* gamma,
+                            const double* beta, std::int64_t channels) {
     // y = gamma * normalised + beta is rounded by 2^-digits * |beta|, or by the quantum divided by a slope below 1;
     // divided by |gamma| that is what normalised loses, which has a size of 1.
     const Precision precision = precision_of(dtype);
@@ -138,25 +140,25 @@ void check_invertible_scale(const std::string& operation, DType dtype, const Bat
     }
 }
 
-void check_rate(const std::string& operation, const std::string& name, double rate) {
-    if (!(rate >= 0 && rate <= 1)) fail(operation, name + " is " + number_text(rate) + ", expected a number in [0, 1]");
+void check_rate(const char* operation, const char* name, double rate) {
+    if (!(rate >= 0 && rate <= 1))
+        fail(operation, std::string(name) + " is " + number_text(rate) + ", expected a number in [0, 1]");
 }
 
-void check_output(const std::string& operation, const TensorView& out) {
+void check_output(const char* operation, const TensorView& out) {
     if (overlaps_itself(memory_of(out)))
         fail(operation, "out has elements that share memory, expected memory of their own");
 }
 
-void check_disjoint(const std::string& operation, const TensorView& out, const WhereView& where) {
+void check_disjoint(const char* operation, const TensorView& out, const WhereView& where) {
     if (!disjoint(memory_of(out), memory_of(where))) {
         fail(operation, "out overlaps where in memory, expected memory of its own");
     }
 }
 
-void check_disjoint(const std::string& operation, const TensorView& out, const std::string& name,
-                    const TensorView& input) {
+void check_disjoint(const char* operation, const TensorView& out, const char* name, const TensorView& input) {
     if (!disjoint(memory_of(out), memory_of(input))) {
-        fail(operation, "out overlaps " + name + " in memory, expected memory of its own");
+        fail(operation, std::string("out overlaps ") + name + " in memory, expected memory of its own");
     }
 }
 

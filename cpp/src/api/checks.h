@@ -1,4 +1,5 @@
 // Preconditions: each check throws ValueError or TypeError with one message form, operation, argument, got, expected.
+// Names are plain text: to make strings of them would take longer than a small batch norm.
 #pragma once
 
 #include <string>
@@ -13,28 +14,27 @@ inline std::string shape_text(const TensorView& view) { return shape_text(view.s
 const char* dtype_name(DType dtype);
 std::string number_text(double value);
 
-[[noreturn]] void fail(const std::string& operation, const std::string& what);
+[[noreturn]] void fail(const char* operation, const std::string& what);
 
 // The axis counted from the front; ValueError where x has no such axis.
-int check_axis(const std::string& operation, const TensorView& x, int axis);
-void check_options(const std::string& operation, const BatchNormOptions& options);
+int check_axis(const char* operation, const TensorView& x, int axis);
+void check_options(const char* operation, const BatchNormOptions& options);
 // One float32 or float64 entry for each channel; absent is allowed.
-void check_channel_values(const std::string& operation, const std::string& name, const TensorView& values,
-                          const TensorView& x, int axis);
-void check_like(const std::string& operation, const std::string& name, const TensorView& value, const std::string& like,
+void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
+                          int axis);
+void check_like(const char* operation, const char* name, const TensorView& value, const char* like,
                 const TensorView& x);
-void check_where(const std::string& operation, const WhereView& where, const TensorView& x, int axis);
+void check_where(const char* operation, const WhereView& where, const TensorView& x, int axis);
 // What lets batch norm compute x from y: ValueError for other activations, and for residual, dropout or where.
-void check_invertible(const std::string& operation, const BatchNormInputs& inputs, const BatchNormOptions& options);
+void check_invertible(const char* operation, const BatchNormInputs& inputs, const BatchNormOptions& options);
 // ValueError, naming the channel, where gamma is so small that y has less than half the digits of (x - mean) / std.
-void check_invertible_scale(const std::string& operation, DType dtype, const BatchNormOptions& options,
-                            const double* gamma, const double* beta, std::int64_t channels);
-void check_rate(const std::string& operation, const std::string& name, double rate);
+void check_invertible_scale(const char* operation, DType dtype, const BatchNormOptions& options, const double* gamma,
+                            const double* beta, std::int64_t channels);
+void check_rate(const char* operation, const char* name, double rate);
 // ValueError where two elements of an output share memory.
-void check_output(const std::string& operation, const TensorView& out);
-void check_disjoint(const std::string& operation, const TensorView& out, const WhereView& where);
-void check_disjoint(const std::string& operation, const TensorView& out, const std::string& name,
-                    const TensorView& input);
+void check_output(const char* operation, const TensorView& out);
+void check_disjoint(const char* operation, const TensorView& out, const WhereView& where);
+void check_disjoint(const char* operation, const TensorView& out, const char* name, const TensorView& input);
 
 // The values of an absent or checked per-channel array as float64.
 void copy_channel_values(const TensorView& values, double absent, std::int64_t channels, double* out);

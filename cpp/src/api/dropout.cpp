@@ -113,8 +113,9 @@ void run(const char* operation, const TensorView& x_view, const TensorView& y_vi
     api::check_output(operation, y);
     if (!api::same_memory(x, y)) api::check_disjoint(operation, y, "x", x);
     const Runs runs = cut_runs(x, check_broadcast_axes(operation, axes, x.ndim));
-    const OrderedTensor input(x, runs.order, OrderedTensor::Use::kRead);
-    OrderedTensor output(y, runs.order, OrderedTensor::Use::kWrite);
+    OrderedTensor input, output;
+    input.bind(x, runs.order, OrderedTensor::Use::kRead);
+    output.bind(y, runs.order, OrderedTensor::Use::kWrite);
     problem.dtype = x.dtype;
     problem.geometry = runs.order.geometry;
     problem.x = input.operand();

@@ -12,7 +12,7 @@ namespace {
 // not fill a vector, and the elements of a plane, whose own sums take as long as two vectors.
 constexpr std::int64_t kNarrow = 16, kShort = 40;
 
-std::int64_t product(const TensorView& x, const std::vector<int>& dims) {
+std::int64_t product(const TensorView& x, const Dims& dims) {
     std::int64_t result = 1;
     for (const int d : dims) result *= x.shape[d];
     return result;
@@ -23,29 +23,30 @@ struct MergedStride {
     std::int64_t stride = 0;
     bool fits = true;
 };
-MergedStride merge_dims(const TensorView& v, const std::vector<int>& dims) {
+MergedStride merge_dims(const TensorView& v, const Dims& dims) {
     MergedStride merged;
     bool first = true;
     std::int64_t expected = 0;  // stride of the next slower dimension
-    for (auto d = dims.rbegin(); d != dims.rend(); ++d) {
-        if (v.shape[*d] == 1) continue;
+    for (int k = dims.size() - 1; k >= 0; --k) {
+        const int d = dims[k];
+        if (v.shape[d] == 1) continue;
         if (first) {
-            merged.stride = v.strides[*d];
+            merged.stride = v.strides[d];
             first = false;
-        } else if (v.strides[*d] != expected) {
+        } else if (v.strides[d] != expected) {
             merged.fits = false;
         }
-        expected = v.strides[*d] * v.shape[*d];
+        expected = v.strides[d] * v.shape[d];
     }
     return merged;
 }
 
 // Copies elements between a strided view and dense memory, walking `dims` with the last one fastest.
 template <class Element>
-void copy_dense(const TensorView& view, const std::vector<int>& dims, char* dense, bool to_dense) {
-    std::vector<std::int64_t> index(dims.size(), 0);
+void copy_dense(const TensorView& view, const Dims& dims, char* dense, bool to_dense) {
+    std::int64_t index[kMaxDims] = {};
     char* p = static_cast<char*>(view.data);
-    const int last = dims.empty() ? -1 : dims.back();
+    const int last = dims.empty() ? -1 : dims[dims.size() - 1];
     const std::int64_t run = last < 0 ? 1 : view.shape[last];
     const std::int64_t stride = last < 0 ? 0 : view.strides[last];
     while (true) {
@@ -53,14 +54,13 @@ void copy_dense(const TensorView& view, const std::vector<int>& dims, char* dens
         for (std::int64_t i = 0; i < run; ++i, q += stride, dense += sizeof(Element)) {
             std::memcpy(to_dense ? dense : q, to_dense ? q : dense, sizeof(Element));
         }
-        int k = static_cast<int>(dims.size()) - 2;
+        int k = dims.size() - 2;
         for (; k >= 0; --k) {
-            const std::size_t at = static_cast<std::size_t>(k);
-            const int d = dims[at];
+            const int d = dims[k];
             p += view.strides[d];
-            if (++index[at] < view.shape[d]) break;
+            if (++index[k] < view.shape[d]) break;
             p -= view.strides[d] * view.shape[d];
-            index[at] = 0;
+            index[k] = 0;
         }
         if (k < 0) return;
     }
@@ -70,9 +70,9 @@ void copy_dense(const TensorView& view, const LayoutOrder& order, char* dense, b
     for (int d = 0; d < view.ndim; ++d) {
         if (view.shape[d] == 0) return;
     }
-    std::vector<int> dims = order.outer_dims;
+    Dims dims = order.outer_dims;
     dims.push_back(order.channel_axis);
-    dims.insert(dims.end(), order.inner_dims.begin(), order.inner_dims.end());
+    dims.append(order.inner_dims);
     switch (item_size(view.dtype)) {
         case 8: return copy_dense<std::uint64_t>(view, dims, dense, to_dense);
         case 4: return copy_dense<std::uint32_t>(view, dims, dense, to_dense);
@@ -85,12 +85,14 @@ void copy_dense(const TensorView& view, const LayoutOrder& order, char* dense, b
 LayoutOrder layout_order(const TensorView& x, int axis) {
     LayoutOrder order;
     order.channel_axis = axis;
-    std::vector<int> reduced;
+    Dims reduced;
     for (int d = 0; d < x.ndim; ++d) {
         if (d != axis && x.shape[d] != 1) reduced.push_back(d);
     }
     const auto distance = [&](int d) { return std::abs(x.strides[d]); };
-    std::stable_sort(reduced.begin(), reduced.end(), [&](int a, int b) { return distance(a) > distance(b); });
+    // Farther first, in the order of indices where two are as far. (std::stable_sort would allocate.)
+    std::sort(reduced.begin(), reduced.end(),
+              [&](int a, int b) { return distance(a) != distance(b) ? distance(a) > distance(b) : a < b; });
     const bool one_channel = x.shape[axis] == 1;
     for (const int d : reduced) {
         // A single channel has no place among the others: all of it is one plane.
@@ -119,7 +121,10 @@ bool lies_in_index_order(const TensorView& x, int axis) {
     return layout.outer_dims == index.outer_dims && layout.inner_dims == index.inner_dims;
 }
 
-OrderedTensor::OrderedTensor(const TensorView& view, const LayoutOrder& order, Use use) : view_(view), order_(&order) {
+void OrderedTensor::bind(const TensorView& view, const LayoutOrder& order, Use use) {
+    view_ = &view;
+    order_ = &order;
+    use_ = use;
     if (view.data == nullptr) return;
     const Geometry& g = order.geometry;
     const std::int64_t item = item_size(view.dtype);
@@ -141,7 +146,7 @@ OrderedTensor::OrderedTensor(const TensorView& view, const LayoutOrder& order, U
 }
 
 void OrderedTensor::finish() {
-    if (packed_ != nullptr) copy_dense(view_, *order_, packed_.get(), false);
+    if (use_ == Use::kWrite && packed_ != nullptr) copy_dense(*view_, *order_, packed_.get(), false);
 }
 
 namespace {
@@ -185,8 +190,8 @@ OrderedWhere order_where(const WhereView& where, const TensorView& x, const Layo
     broadcast_strides(where, x, order.channel_axis, view.strides);
     const Geometry& g = order.geometry;
     const std::int64_t count = g.outer * g.inner;
-    std::vector<int> dims = order.outer_dims;
-    dims.insert(dims.end(), order.inner_dims.begin(), order.inner_dims.end());
+    Dims dims = order.outer_dims;
+    dims.append(order.inner_dims);
     std::vector<std::uint8_t> dense(static_cast<std::size_t>(count) + 1);
     if (count > 0) copy_dense<std::uint8_t>(view, dims, reinterpret_cast<char*>(dense.data()), true);
 

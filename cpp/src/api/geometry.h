@@ -1,6 +1,7 @@
 // Shape, strides and channel axis become (outer, channels, inner).
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -12,11 +13,32 @@ namespace bnfast::api {
 using cpu::Geometry;
 using cpu::Operand;
 
+// Some of a tensor's dimensions in an order. No allocation.
+class Dims {
+  public:
+    void push_back(int d) { dims_[count_++] = static_cast<unsigned char>(d); }
+    void append(const Dims& others) {
+        for (const int d : others) push_back(d);
+    }
+    bool empty() const { return count_ == 0; }
+    int size() const { return count_; }
+    int operator[](int k) const { return dims_[k]; }
+    const unsigned char* begin() const { return dims_; }
+    const unsigned char* end() const { return dims_ + count_; }
+    unsigned char* begin() { return dims_; }
+    unsigned char* end() { return dims_ + count_; }
+    friend bool operator==(const Dims& a, const Dims& b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
+
+  private:
+    int count_ = 0;
+    unsigned char dims_[kMaxDims];
+};
+
 // The order in which a tensor's elements lie in memory: dimensions around the channel axis, slowest first. Taken from
 // the strides of x; blocks, and so every bit of a result, depend on it and on the shape alone.
 struct LayoutOrder {
     int channel_axis = 0;
-    std::vector<int> outer_dims, inner_dims;
+    Dims outer_dims, inner_dims;
     Geometry geometry;
 };
 
@@ -31,16 +53,17 @@ class OrderedTensor {
   public:
     enum class Use { kRead, kWrite };
 
-    OrderedTensor() = default;
-    OrderedTensor(const TensorView& view, const LayoutOrder& order, Use use);
+    // The view and the order must outlive this object.
+    void bind(const TensorView& view, const LayoutOrder& order, Use use);
 
     const Operand& operand() const { return operand_; }
     // Copies what was written back to the caller's memory, where it was not written in place.
     void finish();
 
   private:
-    TensorView view_;
+    const TensorView* view_ = nullptr;
     const LayoutOrder* order_ = nullptr;
+    Use use_ = Use::kRead;
     Operand operand_;
     std::unique_ptr<char[]> packed_;
 };

@@ -1,0 +1,51 @@
+"""The named choices of batch normalization, and what is wrong with arguments that are refused."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+
+from bnfast._core import BatchNormContext
+
+ACTIVATIONS: dict[str | None, int] = {
+    None: 0,
+    "relu": 1,
+    "leaky_relu": 2,
+    "sigmoid": 3,
+    "tanh": 4,
+    "silu": 5,
+    "gelu": 6,
+    "elu": 7,
+}
+EPS_PLACEMENTS = {"var": 0, "std": 1}
+
+
+def refuse_choice(operation: str, activation: Any, eps_placement: Any) -> NoReturn:
+    """Say which of the two is not one of the named choices."""
+    choices: tuple[tuple[str, Any, dict[Any, int]], ...] = (
+        ("activation", activation, ACTIVATIONS),
+        ("eps_placement", eps_placement, EPS_PLACEMENTS),
+    )
+    for name, value, known in choices:
+        if not isinstance(value, (str, type(None))) or value not in known:
+            expected = ", ".join(map(repr, known))
+            raise ValueError(f"{operation}: {name} is {value!r}, expected one of {expected}")
+    raise AssertionError("both are known")
+
+
+def check_numbers(operation: str, axis: Any, **reals: Any) -> None:
+    """Say which argument is of the wrong kind, where the compiled call refused the types."""
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"{operation}: axis has type {type(axis).__name__}, expected int")
+    if not -(2**31) <= int(axis) < 2**31:
+        raise ValueError(f"{operation}: axis is {axis}, expected an axis of x")
+    for name, value in reals.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{operation}: {name} has type {type(value).__name__}, expected float")
+
+
+def check_context(operation: str, ctx: Any) -> None:
+    if not isinstance(ctx, BatchNormContext):
+        got = type(ctx).__name__
+        raise TypeError(f"{operation}: ctx has type {got}, expected BatchNormContext")
