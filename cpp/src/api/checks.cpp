@@ -1,6 +1,7 @@
 // Preconditions: each check throws ValueError or TypeError with one message form, operation, argument, got, expected.
 #include "api/checks.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -151,31 +152,43 @@ void check_output(const char* operation, const TensorView& out) {
 }
 
 void check_disjoint(const char* operation, const TensorView& out, const WhereView& where) {
-    if (!disjoint(memory_of(out), memory_of(where))) {
+    if (where.data != nullptr && !disjoint(memory_of(out), memory_of(where))) {
         fail(operation, "out overlaps where in memory, expected memory of its own");
     }
 }
 
 void check_disjoint(const char* operation, const TensorView& out, const char* name, const TensorView& input) {
-    if (!disjoint(memory_of(out), memory_of(input))) {
+    if (input.data != nullptr && !disjoint(memory_of(out), memory_of(input))) {
         fail(operation, std::string("out overlaps ") + name + " in memory, expected memory of its own");
     }
 }
 
+namespace {
+
+template <class T>
+void copy_as_double(const char* source, std::int64_t stride, std::int64_t n, double* out) {
+    for (std::int64_t i = 0; i < n; ++i) {
+        T value;
+        std::memcpy(&value, source + i * stride, sizeof value);
+        out[i] = static_cast<double>(value);
+    }
+}
+
+}  // namespace
+
 void copy_channel_values(const TensorView& values, double absent, std::int64_t channels, double* out) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-        if (values.data == nullptr) {
-            out[c] = absent;
-            continue;
-        }
-        const char* p = static_cast<const char*>(values.data) + c * values.strides[0];
-        if (values.dtype == DType::kFloat64) {
-            std::memcpy(&out[c], p, sizeof(double));
-        } else {
-            float value;
-            std::memcpy(&value, p, sizeof value);
-            out[c] = static_cast<double>(value);
-        }
+    if (values.data == nullptr) {
+        std::fill_n(out, channels, absent);
+        return;
+    }
+    const char* source = static_cast<const char*>(values.data);
+    const std::int64_t stride = values.strides[0];
+    if (values.dtype == DType::kFloat64) {
+        copy_as_double<double>(source, stride, channels, out);
+    } else if (stride == sizeof(float)) {
+        copy_as_double<float>(source, sizeof(float), channels, out);  // a loop of vectors
+    } else {
+        copy_as_double<float>(source, stride, channels, out);
     }
 }
 
