@@ -28,7 +28,8 @@ inline Blocks cut_blocks(const Geometry& geometry) {
         blocks.count = geometry.outer * blocks.pieces;
         return blocks;
     } else {
-        blocks.outer_per_block = std::max<std::int64_t>(1, kBlockElements / geometry.inner);
+        // Short planes are summed like rows: no longer chains of additions than theirs.
+        blocks.outer_per_block = std::clamp<std::int64_t>(kBlockElements / geometry.inner, 1, kBlockRows);
     }
     blocks.count = (geometry.outer + blocks.outer_per_block - 1) / blocks.outer_per_block;
     return blocks;
