@@ -146,10 +146,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="what run.py wrote with --json")
     parser.add_argument("out", type=Path, help="a file name that ends in .svg, .png or .pdf")
+    parser.add_argument("--ops", help="only these operations, separated by commas")
+    parser.add_argument("--layouts", help="only these layouts")
     args = parser.parse_args(argv)
     report = json.loads(args.results.read_text())
+    for key, wanted in (("operation", args.ops), ("layout", args.layouts)):
+        if wanted is not None:
+            names = wanted.split(",")
+            report["results"] = [r for r in report["results"] if r[key] in names]
     if not report["results"]:
-        parser.error(f"{args.results} holds no results")
+        parser.error(f"{args.results} holds no such results")
     # Text as text keeps the file small and searchable; no date makes it the same every time.
     mpl.rcParams["svg.fonttype"] = "none"
     mpl.rcParams["svg.hashsalt"] = OURS
