@@ -127,7 +127,9 @@ def test_stats_of_a_larger_batch():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 5), (4, 3, 0), (2, 0), (2, 0, 5), (0, 0)])
+@pytest.mark.parametrize(
+    "shape", [(0, 3), (0, 3, 5), (4, 3, 0), (2, 0), (2, 0, 5), (0, 0), (0, 1), (4, 1, 0)]
+)
 def test_empty(shape, activation, dtype):
     x = np.zeros(shape, dtype)
     gamma = beta = np.ones(shape[1], np.float32)
@@ -140,6 +142,13 @@ def test_empty(shape, activation, dtype):
     np.testing.assert_array_equal(grads.dgamma, np.zeros(shape[1]))
     np.testing.assert_array_equal(grads.dbeta, np.zeros(shape[1]))
     assert bnfast.batch_norm_inference(x, np.zeros(shape[1]), np.ones(shape[1])).shape == shape
+
+
+def test_empty_slice_of_planes():
+    x = np.zeros((4, 3, 8), np.float32)[:, :, :0]
+    y, ctx = bnfast.batch_norm(x, np.ones(3), np.ones(3))
+    assert y.shape == bnfast.batch_norm_backward(x, ctx).dx.shape == x.shape
+    assert ctx.moments == bnfast.moments(x) == bnfast.Moments.empty(3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

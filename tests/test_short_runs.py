@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import DTYPES, as_view, channel_dtype
+from cases import BFLOAT16, DTYPES, as_view, channel_dtype
 
 import bnfast
 
@@ -56,19 +56,61 @@ def test_statistics_and_gradients(shape, axis, dtype, shift):
     g = gamma.astype(np.longdouble)[:, None]
     want_dx = g * invstd * (wide_dy - wide_dy.mean(1, keepdims=True))
     want_dx -= g * invstd * normalised * (wide_dy * normalised).mean(1, keepdims=True)
-    # (var is good to 1e-12, which shows in float64)
-    unit = {8: 2.0**-45, 4: 2.0**-22}.get(x.itemsize, 2.0**-7 if dtype != np.float16 else 2.0**-10)
-    unit_sum = 2.0**-22 if x.itemsize < 8 else 2.0**-48
+    # Of what was computed with (var is good to 1e-12, which shows in float64), and of storing it.
+    unit = 2.0**-45 if dtype == np.float64 else 2.0**-21
+    stored = {np.dtype(np.float16): 2.0**-11, BFLOAT16: 2.0**-8}.get(dtype, 0.0)
     size = np.abs(normalised).max() * np.abs(wide_dy).max() * 4
-    for got, want, scale in (
-        (by_channel(y, axis), g * normalised, unit * 64 * (1 + shift * 2.0**-20)),
-        (by_channel(dx, axis), want_dx, unit * size * 4),
-        (dgamma, want_dgamma, unit_sum * np.abs(wide_dy * normalised).sum(1).max()),
-        (dbeta, want_dbeta, unit_sum * np.abs(wide_dy).sum(1).max()),
+    for got, want, scale, rounding in (
+        (by_channel(y, axis), g * normalised, np.abs(normalised).max() * 2, stored),
+        (by_channel(dx, axis), want_dx, size * (g * invstd).max(), stored),
+        (dgamma, want_dgamma, np.abs(wide_dy * normalised).sum(1).max(), 0),
+        (dbeta, want_dbeta, np.abs(wide_dy).sum(1).max(), 0),
     ):
         np.testing.assert_allclose(
-            np.asarray(got, float), want.astype(float), rtol=0, atol=float(scale)
+            np.asarray(got, float), want.astype(float), rtol=rounding, atol=float(unit * scale)
         )
+
+
+def float64_of(arguments):
+    """The same arguments for a computation in float64."""
+    arrays = ("residual", "gamma", "beta")
+    return {k: v.astype(float) if k in arrays else v for k, v in arguments.items()}
+
+
+@pytest.mark.parametrize("kind", ["residual", "frozen", "in place", "tiny", "huge", "where"])
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_options_beside_the_float64_kernels(shape, axis, kind):
+    """float64 has no prescale and other coefficients, and is tested against the textbook above."""
+    scale = {"tiny": 2.0**-110, "huge": 2.0**110}.get(kind, 1.0)
+    x, dy = (
+        a * np.float32(s) for a, s in zip(data(shape, axis, np.float32, 1), (scale, 1), strict=True)
+    )
+    generator = np.random.default_rng(2)
+    gamma, beta = generator.uniform(0.5, 2, (2, shape[axis])).astype(np.float32)
+    options = {"axis": axis, "gamma": gamma, "beta": beta, "activation": "silu", "eps": 0.0}
+    if kind == "residual":
+        options["residual"] = generator.normal(size=shape).astype(np.float32)
+    if kind == "where":
+        options["where"] = generator.random(shape[:1] + (1,) * (len(shape) - 1)) < 0.7
+    if kind == "in place":
+        options |= {"activation": "leaky_relu", "activation_slope": 0.5}
+    results = []
+    for a, b, arguments in (
+        (x, dy, options),
+        (x.astype(float), dy.astype(float), float64_of(options)),
+    ):
+        if kind == "frozen":
+            statistics = np.linspace(0.5, 2, 2 * shape[axis]).reshape(2, -1)
+            y, ctx = bnfast.batch_norm_frozen(a, *statistics, **arguments)
+        else:
+            y, ctx = bnfast.batch_norm(a, **arguments, out=a if kind == "in place" else None)
+        y = y.copy()
+        results.append((y, *bnfast.batch_norm_backward(b, ctx)))
+    for got, want in zip(*results, strict=True):
+        if got is None:
+            assert want is None
+            continue
+        np.testing.assert_allclose(got, want, rtol=0, atol=2.0**-19 * np.abs(want).max() * 8)
 
 
 @pytest.mark.parametrize("view", ["strided", "unaligned", "F"])

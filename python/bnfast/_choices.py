@@ -29,8 +29,8 @@ def refuse_choice(operation: str, activation: Any, eps_placement: Any) -> NoRetu
     )
     for name, value, known in choices:
         if not isinstance(value, (str, type(None))) or value not in known:
-            expected = ", ".join(map(repr, known))
-            raise ValueError(f"{operation}: {name} is {value!r}, expected one of {expected}")
+            got = f"{operation}: {name} is {value!r}"
+            raise ValueError(f"{got}, expected one of {', '.join(map(repr, known))}") from None
     raise AssertionError("both are known")
 
 

@@ -25,6 +25,8 @@ _MODE_NUMBERS = {mode: number for number, mode in enumerate(MODES)}  # as the co
 class DropoutContext(NamedTuple):
     """What :func:`dropout_backward` needs, which is all that it takes to make the mask again.
 
+    A named tuple.
+
     Attributes
     ----------
     shape : tuple of int
@@ -211,15 +213,12 @@ def dropout(
     """
     name = "dropout"
     rate = check_rate(name, "rate", rate)
-    try:
-        mode_number = _MODE_NUMBERS[mode]
-    except (KeyError, TypeError):
-        one_of(name, "mode", mode, MODES)
-        raise
+    if type(mode) is not str or mode not in _MODE_NUMBERS:
+        mode = one_of(name, "mode", mode, MODES)
     offset = check_offset(name, offset)
     axes = check_axes(name, broadcast_axes)
     number = draw_seed(name, seed)
-    y = _core.dropout(name, x, rate, number, offset, mode_number, False, axes, out)
+    y = _core.dropout(name, x, rate, number, offset, _MODE_NUMBERS[mode], False, axes, out)
     return y, DropoutContext(x.shape, rate, number, offset, mode, axes)
 
 

@@ -16,13 +16,8 @@ enum class Activation : int { kNone, kRelu, kLeakyRelu, kSigmoid, kTanh, kSilu, 
 enum class EpsPlacement : int { kVar, kStd };
 
 // A truth value for every element of x without its channel axis (or with that axis of length 1), any strides.
-struct WhereView {
+struct WhereView : Strided {
     const void* data = nullptr;  // null: every element takes part
-    int ndim = 0;
-    std::int64_t shape[kMaxDims];    // the first ndim entries
-    std::int64_t strides[kMaxDims];  // in bytes
-
-    WhereView() {}
 };
 
 // Statistics of a batch: count, mean (as mean + mean_low) and sum of squared deviations of each channel.
@@ -51,7 +46,7 @@ struct BatchNormInputs {
     WhereView where;
 };
 
-// What backward needs beyond the tensors: per-channel numbers only.
+// What backward needs beyond the tensors: per-channel numbers only. Can be moved, not copied.
 struct BatchNormSaved {
     BatchNormOptions options;
     bool frozen = false;  // mean and var are constants
@@ -60,8 +55,6 @@ struct BatchNormSaved {
     bool in_place = false;       // y was written over x, and backward works from y
     bool foreign_stats = false;  // statistics of another batch than x: backward needs that batch's sums
     std::int64_t channels = 0;
-    std::unique_ptr<double[]> values;  // the arrays below, one after the other
-
     void resize(std::int64_t num_channels);
     double* count() { return row(0); }
     double* mean() { return row(1); }
@@ -73,6 +66,7 @@ struct BatchNormSaved {
 
   private:
     double* row(std::int64_t k) { return values.get() + k * channels; }
+    std::unique_ptr<double[]> values;  // the arrays above, one after the other
 };
 
 // Each function checks its arguments before it writes anything and throws ValueError or TypeError with a message of the

@@ -9,20 +9,15 @@ enum class DType : int { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
 constexpr int kMaxDims = 64;  // NumPy's limit
 
-// An array of any strides. `data` may be written through only where an argument is documented as an output.
-struct TensorView {
-    void* data = nullptr;
-    DType dtype = DType::kFloat32;
+// Shape and strides. Entries from ndim on are neither set nor copied: a call of microseconds makes a dozen views.
+struct Strided {
     int ndim = 0;
-    // The first ndim entries; the rest is neither set nor copied: a call of microseconds makes a dozen views.
     std::int64_t shape[kMaxDims];
     std::int64_t strides[kMaxDims];  // in bytes, may be zero or negative
 
-    TensorView() {}
-    TensorView(const TensorView& other) { *this = other; }
-    TensorView& operator=(const TensorView& other) {
-        data = other.data;
-        dtype = other.dtype;
+    Strided() {}
+    Strided(const Strided& other) { *this = other; }
+    Strided& operator=(const Strided& other) {
         ndim = other.ndim;
         for (int d = 0; d < ndim; ++d) {
             shape[d] = other.shape[d];
@@ -30,6 +25,12 @@ struct TensorView {
         }
         return *this;
     }
+};
+
+// An array of any strides. `data` may be written through only where an argument is documented as an output.
+struct TensorView : Strided {
+    void* data = nullptr;
+    DType dtype = DType::kFloat32;
 };
 
 constexpr std::int64_t item_size(DType dtype) {

@@ -35,13 +35,16 @@ cpu::ChannelStatistics statistics_of(BatchNormSaved& saved) {
 // A call's tensors in x's layout order, and the Problem that refers to them.
 class Call {
   public:
-    Call(const BatchNormInputs& inputs, const BatchNormOptions& options, int axis)
+    enum class Sums { kTaken, kNone };
+
+    Call(const BatchNormInputs& inputs, const BatchNormOptions& options, int axis, Sums sums = Sums::kTaken)
         : order_(options.dropout > 0 ? api::index_order(inputs.x, axis) : api::layout_order(inputs.x, axis)),
-          where_(api::order_where(inputs.where, inputs.x, order_)) {
-        x_.bind(inputs.x, order_, Use::kRead);
-        problem.dtype = inputs.x.dtype;
+          where_(api::order_where(inputs.where, inputs.x, order_)),
+          sums_(sums) {
+        if (inputs.where.data != nullptr) order_.geometry.flat = false;
         problem.geometry = order_.geometry;
-        problem.x = x_.operand();
+        add_to(x_, &cpu::Problem::x, inputs.x, Use::kRead);
+        problem.dtype = inputs.x.dtype;
         problem.where = where_.bits;
         problem.activation = options.activation;
         problem.activation_slope = options.activation_slope;
@@ -63,13 +66,19 @@ class Call {
   private:
     void add(cpu::Operand cpu::Problem::* operand, const TensorView& view, Use use) {
         if (view.data == nullptr) return;
-        OrderedTensor& tensor = tensors_[count_++];
+        add_to(tensors_[count_++], operand, view, use);
+    }
+    // What is only normalised may lie with gaps: no sum is taken whose bits would depend on them.
+    void add_to(OrderedTensor& tensor, cpu::Operand cpu::Problem::* operand, const TensorView& view, Use use) {
+        if (sums_ == Sums::kNone && !api::runs_touch(view, order_))
+            order_.geometry.flat = problem.geometry.flat = false;
         tensor.bind(view, order_, use);
         problem.*operand = tensor.operand();
     }
 
     api::LayoutOrder order_;
     api::OrderedWhere where_;
+    Sums sums_;
     OrderedTensor x_;
     static constexpr int kMostTensors = 4;  // besides x: residual, dy, dx and dresidual
     OrderedTensor tensors_[kMostTensors];
@@ -137,7 +146,7 @@ void normalise_with(const char* operation, const BatchNormInputs& inputs, const 
     }
     saved.frozen = true;
     if (for_backward) saved.in_place = check_in_place(operation, inputs, y, saved);
-    Call call(inputs, options, axis);
+    Call call(inputs, options, axis, Call::Sums::kNone);
     call.read(&cpu::Problem::residual, inputs.residual);
     call.write(&cpu::Problem::y, y);
     cpu::normalise(call.problem, statistics_of(saved));

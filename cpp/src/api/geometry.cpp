@@ -102,7 +102,8 @@ LayoutOrder layout_order(const TensorView& x, int axis) {
     order.geometry.channels = x.shape[axis];
     order.geometry.inner = product(x, order.inner_dims);
     order.geometry.rows = order.inner_dims.empty() && !one_channel;
-    order.geometry.flat = order.geometry.rows ? order.geometry.channels < kNarrow : order.geometry.inner < kShort;
+    const bool few = order.geometry.rows ? order.geometry.channels < kNarrow : order.geometry.inner < kShort;
+    order.geometry.flat = few && order.geometry.inner > 0;
     return order;
 }
 
@@ -121,6 +122,13 @@ bool lies_in_index_order(const TensorView& x, int axis) {
     return layout.outer_dims == index.outer_dims && layout.inner_dims == index.inner_dims;
 }
 
+bool runs_touch(const TensorView& view, const LayoutOrder& order) {
+    const Geometry& g = order.geometry;
+    const std::int64_t item = item_size(view.dtype);
+    if (g.rows) return g.outer <= 1 || merge_dims(view, order.outer_dims).stride == g.channels * item;
+    return g.channels <= 1 || view.strides[order.channel_axis] == g.inner * item;
+}
+
 void OrderedTensor::bind(const TensorView& view, const LayoutOrder& order, Use use) {
     view_ = &view;
     order_ = &order;
@@ -133,9 +141,8 @@ void OrderedTensor::bind(const TensorView& view, const LayoutOrder& order, Use u
     const bool contiguous =
         g.rows ? channel == item || g.channels == 1 : g.inner == 1 || (inner.fits && inner.stride == item);
     const bool aligned = reinterpret_cast<std::uintptr_t>(view.data) % static_cast<std::uintptr_t>(item) == 0;
-    const bool dense =
-        g.rows ? outer.stride == g.channels * item || g.outer <= 1 : channel == g.inner * item || g.channels <= 1;
-    if (outer.fits && contiguous && aligned && outer.stride % item == 0 && channel % item == 0 && (dense || !g.flat)) {
+    const bool strides_fit = outer.fits && contiguous && aligned && outer.stride % item == 0 && channel % item == 0;
+    if (strides_fit && (!g.flat || runs_touch(view, order))) {
         operand_ = {view.data, outer.stride / item, channel / item};
         return;
     }

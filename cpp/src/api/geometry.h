@@ -48,6 +48,9 @@ LayoutOrder index_order(const TensorView& x, int axis);
 // Whether both are the same.
 bool lies_in_index_order(const TensorView& x, int axis);
 
+// Whether nothing lies between one plane and that of the next channel, or between one row and the next.
+bool runs_touch(const TensorView& view, const LayoutOrder& order);
+
 // A tensor in the given order: in place where its strides allow, otherwise in a dense copy that this object owns.
 class OrderedTensor {
   public:

@@ -54,15 +54,23 @@ void undo_prescale(const Problem& problem, const Coefficients& affine, double* s
 // --- dropout ----------------------------------------------------------------------------------------------------
 
 KeepBits keep_of(const Problem& problem) {
-    return {problem.has_dropout(), problem.dropout,   problem.all_channels,   problem.first_channel,
-            problem.dropout_scale, problem.kept_bits, problem.kept_bits_pitch};
+    return {problem.has_dropout(), problem.dropout,   problem.all_channels,    problem.first_channel,
+            problem.dropout_scale, problem.kept_bits, problem.kept_bits_pitch, false};
 }
 
-// Room for the bits of planes that the calling thread sweeps twice.
-void take_keep_bits(Scratch& scratch, Problem& group) {
+// Room for the bits that the first sweep makes for the second one: of planes where one thread does both, of rows where
+// the first sweep goes along whole rows, so that no word has bits of two blocks.
+void take_keep_bits(Scratch& scratch, const Blocks& blocks, int threads, bool alone, Problem& group) {
     const Geometry& g = group.geometry;
-    if (!group.has_dropout() || g.rows) return;
+    if (!group.has_dropout() || g.flat || group.where.bits != nullptr) return;
     constexpr std::int64_t kSlackWords = 16;  // the count, and what begins and ends between two batches of elements
+    if (g.rows) {
+        if (alone || cut_sweep(group, blocks, threads).channel_tasks == 1) {
+            group.kept_bits = scratch.take<std::uint64_t>(g.outer * g.channels / 64 + kSlackWords);
+        }
+        return;
+    }
+    if (!alone) return;
     group.kept_bits_pitch = g.channels * g.inner / 64 + kSlackWords;
     group.kept_bits = scratch.take<std::uint64_t>(g.outer * group.kept_bits_pitch);
     for (std::int64_t o = 0; o < g.outer; ++o) group.kept_bits[o * group.kept_bits_pitch] = 0;
@@ -252,12 +260,15 @@ void backward(const Problem& problem, const ChannelStatistics& saved, bool const
         Problem group = channel_range(problem, begin, end);
         const ChannelStatistics statistics = from_channel(saved, begin);
         Scratch mine;
-        if (alone) take_keep_bits(mine, group);
+        take_keep_bits(mine, blocks, threads, alone, group);
         const MutableCoefficients memory = take_coefficients(mine, group);
         const Coefficients coefficients = affine_coefficients(group, statistics, memory);
         sums(group, coefficients, sum_dz + begin, sum_dz_xmu + begin);
         gradient_coefficients(group, statistics, constant_statistics, totals(begin), coefficients, memory);
-        apply(group, backward_task(group, blocks, coefficients, streaming, next_to_fetch(problem, grouping, end)));
+        BackwardTask task =
+            backward_task(group, blocks, coefficients, streaming, next_to_fetch(problem, grouping, end));
+        task.keep.made = group.geometry.rows && task.keep.store != nullptr;
+        apply(group, task);
     };
     const auto together = [&](std::int64_t begin, std::int64_t end) {
         sweep_group(

@@ -79,13 +79,17 @@ class Shares {
         }
     }
     // Takes tasks of the thread's own share, then of the others'.
-    void work(int thread, TaskFunction function, void* context) {
+    // Returns their number.
+    std::int64_t work(int thread, TaskFunction function, void* context) {
+        std::int64_t done = 0;
         for (int k = 0; k < count_; ++k) {
             Share& share = shares_[(thread + k) % count_];
             for (std::int64_t i = share.taken.fetch_add(1); i < share.size; i = share.taken.fetch_add(1)) {
                 function(context, share.begin + (order_ == Order::kFirstToLast ? i : share.size - 1 - i));
+                ++done;
             }
         }
+        return done;
     }
 
   private:
@@ -110,11 +114,13 @@ class Team {
         return std::max(1, threads >> halvings_.load(std::memory_order_relaxed));
     }
 
-    // What a region took the calling thread, in nanoseconds: its own tasks, then waiting for the others.
-    void report(std::int64_t working, std::int64_t waiting) {
+    // What a region took the calling thread, in nanoseconds: its own tasks, then waiting for the others. They may be
+    // one task behind, not two.
+    void report(std::int64_t tasks, std::int64_t working, std::int64_t waiting) {
         constexpr std::int64_t kSuspect = 400'000, kShortest = 16'000'000, kLongest = 500'000'000;
         const std::int64_t pause = pause_.load(std::memory_order_relaxed);
-        if (waiting > kSuspect && waiting > working / 4) {
+        const std::int64_t task = working / std::max<std::int64_t>(tasks, 1);
+        if (waiting > kSuspect && waiting > working / 4 && waiting > 2 * task) {
             const bool again = now() < small_until_.load(std::memory_order_relaxed);
             halvings_.store(again ? std::min(halvings_.load(std::memory_order_relaxed) + 1, 16) : 1);
             pause_.store(std::clamp(2 * pause, kShortest, kLongest), std::memory_order_relaxed);
@@ -184,14 +190,17 @@ void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction functi
         const int size = team.size(threads);
         if (size <= 1) return alone();
         const std::int64_t begin = Team::now();
-        std::int64_t done = begin;
+        std::int64_t done = begin, tasks_done = 0;
 #pragma omp parallel num_threads(size)
         {
             const int thread = omp_get_thread_num();
-            shares.work(thread, function, context);
-            if (thread == 0) done = Team::now();
+            const std::int64_t count = shares.work(thread, function, context);
+            if (thread == 0) {
+                done = Team::now();
+                tasks_done = count;
+            }
         }
-        team.report(done - begin, Team::now() - done);
+        team.report(tasks_done, done - begin, Team::now() - done);
         return;
     }
 #endif

@@ -10,8 +10,8 @@
 
 namespace bnfast::cpu {
 
-constexpr std::int64_t kBlockElements = 4096;  // of a channel of planes; four pages of float32, in L1
-constexpr std::int64_t kBlockRows = 512;
+constexpr std::int64_t kBlockElements = 4096;    // of a channel of planes; four pages of float32, in L1
+constexpr std::int64_t kBlockRows = 512;         // a multiple of the rows that kernels/flat.h walks as one
 constexpr std::int64_t kSerialElements = 32768;  // waking a thread costs more than this much work
 constexpr std::int64_t kLaneElements = 16;
 

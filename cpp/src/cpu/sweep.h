@@ -115,21 +115,26 @@ inline void store_moments(const BlockMoments& merged, std::int64_t channels, dou
 // --- sweeps -----------------------------------------------------------------------------------------------------
 
 // Cuts the sweep of a whole tensor into tasks: [block ranges] x [channel ranges]. Planes go channel by channel as long
-// as there are enough of them; rows and few planes are cut along the blocks, and few rows along the channels too.
+// as there are enough of them; rows, short and few planes are cut along the blocks, and few rows along the channels
+// too.
 struct Sweep {
     std::int64_t channel_step, block_step, channel_tasks, block_tasks;
     std::int64_t tasks() const { return channel_tasks * block_tasks; }
 };
 
+inline bool goes_along_rows(const Geometry& g) { return g.rows || g.flat; }
+
 inline Sweep cut_sweep(const Problem& problem, const Blocks& blocks, int threads) {
     constexpr std::int64_t kTasksPerThread = 8;
-    constexpr std::int64_t kRowPiece = 128;  // channels: 512 bytes of float32
+    constexpr std::int64_t kRowPiece = 128;  // elements: 512 bytes of float32
     const std::int64_t wanted = kTasksPerThread * threads;
     const std::int64_t channels = problem.geometry.channels;
     Sweep sweep;
-    if (problem.geometry.rows) {
+    if (goes_along_rows(problem.geometry)) {
+        const std::int64_t piece =
+            std::max<std::int64_t>(1, kRowPiece / std::max<std::int64_t>(problem.geometry.inner, 1));
         const std::int64_t pieces = std::max<std::int64_t>(1, wanted / std::max<std::int64_t>(blocks.count, 1));
-        const std::int64_t step = (channels / pieces + kRowPiece) / kRowPiece * kRowPiece;
+        const std::int64_t step = (channels / pieces + piece) / piece * piece;
         sweep.channel_step = std::clamp<std::int64_t>(step, 1, std::max<std::int64_t>(channels, 1));
         sweep.block_step = std::max<std::int64_t>(1, blocks.count / wanted);
     } else {
@@ -146,7 +151,7 @@ inline Sweep cut_sweep(const Problem& problem, const Blocks& blocks, int threads
 // Neighbouring tasks are neighbours in memory.
 inline BlockRange block_range(const Problem& problem, const Blocks& blocks, const Sweep& sweep, std::int64_t task,
                               std::int64_t pitch) {
-    const bool rows = problem.geometry.rows;
+    const bool rows = goes_along_rows(problem.geometry);
     const std::int64_t channel = (rows ? task % sweep.channel_tasks : task / sweep.block_tasks) * sweep.channel_step;
     const std::int64_t block = (rows ? task / sweep.channel_tasks : task % sweep.block_tasks) * sweep.block_step;
     return {channel, std::min(channel + sweep.channel_step, problem.geometry.channels), block,

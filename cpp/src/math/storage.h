@@ -57,12 +57,12 @@ BNFAST_INLINE ShortPart encode(Vec<float>::Part value, BFloat16) {
     const WordPart word = reinterpret_cast<WordPart>(value);
     const WordPart last_bit = (word >> 16) & 1U;
 #if defined(__AVX512F__)
-    // NaN, quiet as arithmetic leaves it, is cut.
     const __mmask16 ordered = _mm512_cmp_ps_mask(value, value, _CMP_ORD_Q);
-    return truncate(reinterpret_cast<WordPart>(_mm512_mask_add_epi32(reinterpret_cast<__m512i>(word), ordered,
-                                                                     reinterpret_cast<__m512i>(word + 0x7fffU),
-                                                                     reinterpret_cast<__m512i>(last_bit))) >>
-                    16);
+    const __m512i raw = reinterpret_cast<__m512i>(word);
+    const __m512i quiet = _mm512_mask_or_epi32(raw, static_cast<__mmask16>(~ordered), raw, _mm512_set1_epi32(0x400000));
+    const __m512i rounded = _mm512_mask_add_epi32(quiet, ordered, reinterpret_cast<__m512i>(word + 0x7fffU),
+                                                  reinterpret_cast<__m512i>(last_bit));
+    return truncate(reinterpret_cast<WordPart>(rounded) >> 16);
 #else
     const WordPart rounded = (word + 0x7fffU + last_bit) >> 16;
     const WordPart quiet_nan = (word >> 16) | 0x40U;

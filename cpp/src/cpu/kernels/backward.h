@@ -225,7 +225,7 @@ struct IsLight<Relu<T>> {
 template <class S>
 void backward_sums(const BackwardTask& task, const BlockRange& range, const BlockSums& out) noexcept {
     with_activation<Compute<S>>(task, [&](auto act) {
-        if (task.geometry.flat && task.where.bits == nullptr) return sum_gradients_flat<S>(task, act, range, out);
+        if (task.geometry.flat) return sum_gradients_flat<S>(task, act, range, out);
         KeepWindow window(task.keep, task.geometry);
         const Dropper<Compute<S>> dropper(window, task.keep, task.geometry);
         const bool plain = !dropper.used && task.where.bits == nullptr && task.residual.data == nullptr;
@@ -343,7 +343,7 @@ void backward(const BackwardTask& task, const Tile& tile) noexcept {
     with_activation<Compute<S>>(task, [&](auto act) {
         if (task.geometry.rows) {
             backward_tile<S, true>(task, tile, act);
-        } else if (task.geometry.flat && task.geometry.inner < kLanes && task.where.bits == nullptr) {
+        } else if (task.geometry.flat && task.geometry.inner < kLanes) {
             apply_flat<S, true>(task, tile, [&](const BackwardTask& flat, const Tile& rows) {
                 backward_tile<S, true>(flat, rows, act);
             });

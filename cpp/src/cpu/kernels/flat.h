@@ -1,6 +1,6 @@
 // Short planes and narrow rows (about a vector or two), walked as rows of many elements: a flat row is one outer index
 // of short planes, or 16 narrow rows. Sums are taken for each element of a flat row and folded to those of channels at
-// the end; coefficients are expanded to one for each element. Such tensors are dense (api/ packs those that are not).
+// the end; coefficients are expanded to one for each element. The runs of such tensors touch (api/ packs others).
 #pragma once
 
 #include "cpu/kernels/span.h"

@@ -64,7 +64,7 @@ void forward(const ForwardTask& task, const Tile& tile) noexcept {
     with_activation<Compute<S>>(task.activation, task.activation_slope, [&](auto act) {
         if (task.geometry.rows) {
             forward_tile<S, true>(task, tile, act);
-        } else if (task.geometry.flat && task.geometry.inner < kLanes && task.where.bits == nullptr) {
+        } else if (task.geometry.flat && task.geometry.inner < kLanes) {
             apply_flat<S, false>(task, tile, [&](const ForwardTask& flat, const Tile& rows) {
                 forward_tile<S, true>(flat, rows, act);
             });

@@ -31,6 +31,10 @@ class KeepWindow {
     BNFAST_INLINE KeepWindow(const KeepBits& keep, const Geometry& g)
         : keep_(keep), row_elements_(keep.all_channels * g.inner), first_(keep.first_channel * g.inner) {
         if (keep.used) stream_.start(keep.generator.seed, keep.generator.offset);
+        if (keep.made) {
+            words_ = keep.store;
+            end_ = std::int64_t{1} << 62;
+        }
     }
 
     // Makes the bits of n <= kMostPrepared elements from mask element `index` on.
@@ -45,7 +49,10 @@ class KeepWindow {
   private:
     __attribute__((noinline)) void make_until(std::int64_t index, std::int64_t n) {
         std::uint64_t* row = nullptr;
-        if (keep_.store != nullptr) {
+        if (keep_.store != nullptr && keep_.pitch == 0) {
+            if (index < begin_ || index > end_) begin_ = end_ = index / kBatchElements * kBatchElements;
+            words_ = keep_.store + begin_ / 64;
+        } else if (keep_.store != nullptr) {
             const std::int64_t outer = (index - first_) / row_elements_;
             row = keep_.store + outer * keep_.pitch;
             words_ = row + 1;

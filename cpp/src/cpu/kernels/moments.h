@@ -273,7 +273,7 @@ void moments_flat(const MomentsTask& task, const BlockRange& range, const BlockM
 
 template <class S>
 void moments(const MomentsTask& task, const BlockRange& range, const BlockMoments& out) noexcept {
-    if (task.geometry.flat && task.where.bits == nullptr) {
+    if (task.geometry.flat) {
         moments_flat<S>(task, range, out);
     } else if (task.geometry.rows) {
         moments_rows<S>(task, range, out);

@@ -20,7 +20,7 @@ struct Geometry {
     std::int64_t channels = 0;
     std::int64_t inner = 0;
     bool rows = false;
-    // Short planes or narrow rows: dense, so that several can be walked as one. rows: fewer than 16 channels.
+    // Short planes or narrow rows that touch the next ones in memory, without where: several can be walked as one.
     bool flat = false;
 };
 
@@ -45,10 +45,12 @@ struct KeepBits {
     std::int64_t all_channels = 0;
     std::int64_t first_channel = 0;
     double scale = 1.0;  // of kept elements
-    // Planes that one thread sweeps twice: `pitch` words for each outer index, which the first sweep fills and the
-    // second one reads. The first of them is the mask element up to which the bits are there.
+    // What the first of two sweeps makes and the second one reads. Planes that one thread sweeps: `pitch` words for
+    // each outer index, of which the first is the mask element up to which the bits are there. Rows: pitch is 0, and
+    // the words are those of the whole mask; `made` in the second sweep.
     std::uint64_t* store = nullptr;
     std::int64_t pitch = 0;
+    bool made = false;
 };
 
 // What a sweep over a tile fetches ahead: the inputs of the channels so many on, which are swept next, or:
