@@ -142,6 +142,13 @@ def chart(report: dict[str, Any]) -> Any:
     return figure
 
 
+def save(figure: Any, path: Path) -> None:
+    # Text as text keeps the file small and searchable; no date makes it the same every time.
+    mpl.rcParams["svg.fonttype"] = "none"
+    mpl.rcParams["svg.hashsalt"] = OURS
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="what run.py wrote with --json")
@@ -156,11 +163,7 @@ def main(argv: list[str] | None = None) -> None:
             report["results"] = [r for r in report["results"] if r[key] in names]
     if not report["results"]:
         parser.error(f"{args.results} holds no such results")
-    # Text as text keeps the file small and searchable; no date makes it the same every time.
-    mpl.rcParams["svg.fonttype"] = "none"
-    mpl.rcParams["svg.hashsalt"] = OURS
-    metadata = {"Date": None} if args.out.suffix == ".svg" else None
-    chart(report).savefig(args.out, metadata=metadata, dpi=150)
+    save(chart(report), args.out)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from chart import save
 from matplotlib.ticker import LogLocator, NullFormatter
 
 OURS = "bnfast"
@@ -199,11 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"{args.results[0]} holds no roofs: run.py --roofs measures them")
     if not any(report["results"] for report in reports):
         parser.error("the files hold no results")
-    # Text as text keeps the file small and searchable; no date makes it the same every time.
-    mpl.rcParams["svg.fonttype"] = "none"
-    mpl.rcParams["svg.hashsalt"] = OURS
-    metadata = {"Date": None} if args.out.suffix == ".svg" else None
-    roofline(reports).savefig(args.out, metadata=metadata, dpi=150)
+    save(roofline(reports), args.out)
 
 
 if __name__ == "__main__":

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from bench_programs import bench_programs
 
-BENCH = Path(__file__).resolve().parents[1] / "bench"
 CORE = "/site/bnfast/_core.cpython-311-x86_64-linux-gnu.so"
 
 
 @pytest.fixture(scope="module")
 def bench():
-    """The programs import their neighbours by name: as main programs they see the folder first."""
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCH)
-        import compare
-        import instructions
-
-        yield {"compare": compare, "instructions": instructions}
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(BENCH)):
-            del sys.modules[name]
+    with bench_programs("compare", "instructions") as programs:
+        yield programs
 
 
 PROFILE = """\

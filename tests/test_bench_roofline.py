@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from bench_programs import bench_programs
 
 pytest.importorskip("matplotlib")
-BENCH = Path(__file__).resolve().parents[1] / "bench"
 
 
 @pytest.fixture(scope="module")
 def bench():
-    """The programs import their neighbours by name: as main programs they see the folder first."""
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCH)
-        import roofline
-        import roofs
-        import workload
-
-        yield {"roofline": roofline, "roofs": roofs, "workload": workload}
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(BENCH)):
-            del sys.modules[name]
+    with bench_programs("roofline", "roofs", "workload") as programs:
+        yield programs
 
 
 @pytest.mark.parametrize(

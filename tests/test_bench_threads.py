@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from bench_programs import bench_programs
 
 import bnfast
-
-BENCH = Path(__file__).resolve().parents[1] / "bench"
 
 
 @pytest.fixture(scope="module")
 def bench():
-    """The programs import their neighbours by name: as main programs they see the folder first."""
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCH)
-        import processes
-        import threads
-
-        count = bnfast.get_num_threads()
-        yield {"processes": processes, "threads": threads}
-        bnfast.set_num_threads(count)
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(BENCH)):
-            del sys.modules[name]
+    count = bnfast.get_num_threads()
+    with bench_programs("processes", "threads") as programs:
+        yield programs
+    bnfast.set_num_threads(count)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,7 @@ class Shares {
             shares_[s].size = tasks * (s + 1) / count_ - shares_[s].begin;
         }
     }
-    // Takes tasks of the thread's own share, then of the others'.
-    // Returns their number.
+    // Takes tasks of the thread's own share, then of the others'; returns their number.
     std::int64_t work(int thread, TaskFunction function, void* context) {
         std::int64_t done = 0;
         for (int k = 0; k < count_; ++k) {
@@ -180,15 +179,17 @@ const char* threading_name() {
 void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction function, void* context) {
     static const int cpus = usable_cpus();  // threads beyond them only take turns
     threads = static_cast<int>(std::min<std::int64_t>({threads, tasks, cpus}));
-    const auto alone = [&] { Shares(tasks, 1, order).work(0, function, context); };
+    const auto alone = [&] {
+        for (std::int64_t i = 0; i < tasks; ++i) function(context, order == Order::kFirstToLast ? i : tasks - 1 - i);
+    };
     if (threads <= 1 || inside_region) return alone();
-    Shares shares(tasks, threads, order);
 #ifdef _OPENMP
     if (!forked.load(std::memory_order_relaxed)) {
         if (omp_in_parallel()) return alone();
         static Team team;
         const int size = team.size(threads);
         if (size <= 1) return alone();
+        Shares shares(tasks, size, order);
         const std::int64_t begin = Team::now();
         std::int64_t done = begin, tasks_done = 0;
 #pragma omp parallel num_threads(size)
@@ -204,6 +205,7 @@ void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction functi
         return;
     }
 #endif
+    Shares shares(tasks, threads, order);
     run_on_std_threads(shares, threads, function, context);
 }
 

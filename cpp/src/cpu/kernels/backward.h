@@ -182,7 +182,7 @@ void sum_gradients_flat(const BackwardTask& task, Act act, const BlockRange& ran
     for (std::int64_t first = range.channel_begin, count; first < range.channel_end; first += count) {
         count = range.channel_end - first < fold.strip() ? range.channel_end - first : fold.strip();
         const Coefficients expanded = coefficients.expand_all(fold, task.coefficients, first, count, false);
-        const BackwardTask flat = flat_task(task, expanded, first, count, sizeof(S));
+        const BackwardTask flat = flat_rows(task, expanded, first, count, sizeof(S));
         KeepWindow window(flat.keep, flat.geometry);
         const Dropper<T> dropper(window, flat.keep, flat.geometry);
         const BlockRange row{0, count * fold.count, 0, 0, 0};

@@ -94,28 +94,27 @@ struct FlatCoefficients {
     }
 };
 
-// The task of the given channels as flat rows.
-BNFAST_INLINE ForwardTask flat_task(const ForwardTask& task, const Coefficients& coefficients, std::int64_t channel,
-                                    std::int64_t channels, std::int64_t item_size) {
+// The task of the given channels as flat rows; `operands` are those that it has.
+template <class Task, class... Operands>
+BNFAST_INLINE Task flat_task(const Task& task, const Coefficients& coefficients, std::int64_t channel,
+                             std::int64_t channels, std::int64_t item_size, Operands... operands) {
     const Geometry g = task.geometry;
-    ForwardTask flat = task;
+    Task flat = task;
     flat.geometry = flat_geometry(g, channels);
-    Operand* const operands[] = {&flat.x, &flat.residual, &flat.y};
-    for (Operand* operand : operands) *operand = flat_operand(*operand, g, channel, item_size);
+    ((flat.*operands = flat_operand(task.*operands, g, channel, item_size)), ...);
     flat.coefficients = coefficients;
     flat.keep = flat_keep(task.keep, g, channel);
     return flat;
 }
-BNFAST_INLINE BackwardTask flat_task(const BackwardTask& task, const Coefficients& coefficients, std::int64_t channel,
+BNFAST_INLINE ForwardTask flat_rows(const ForwardTask& task, const Coefficients& coefficients, std::int64_t channel,
+                                    std::int64_t channels, std::int64_t item_size) {
+    return flat_task(task, coefficients, channel, channels, item_size, &ForwardTask::x, &ForwardTask::residual,
+                     &ForwardTask::y);
+}
+BNFAST_INLINE BackwardTask flat_rows(const BackwardTask& task, const Coefficients& coefficients, std::int64_t channel,
                                      std::int64_t channels, std::int64_t item_size) {
-    const Geometry g = task.geometry;
-    BackwardTask flat = task;
-    flat.geometry = flat_geometry(g, channels);
-    Operand* const operands[] = {&flat.x, &flat.residual, &flat.dy, &flat.dx, &flat.dresidual};
-    for (Operand* operand : operands) *operand = flat_operand(*operand, g, channel, item_size);
-    flat.coefficients = coefficients;
-    flat.keep = flat_keep(task.keep, g, channel);
-    return flat;
+    return flat_task(task, coefficients, channel, channels, item_size, &BackwardTask::x, &BackwardTask::residual,
+                     &BackwardTask::dy, &BackwardTask::dx, &BackwardTask::dresidual);
 }
 
 // Calls apply(task, tile) for a tile of short planes as tiles of flat rows.
@@ -126,7 +125,7 @@ void apply_flat(const Task& task, const Tile& tile, Apply apply) {
     for (std::int64_t c = tile.channel_begin, count; c < tile.channel_end; c += count) {
         count = tile.channel_end - c < fold.strip() ? tile.channel_end - c : fold.strip();
         const Coefficients expanded = coefficients.expand_all(fold, task.coefficients, c, count, kGradients);
-        apply(flat_task(task, expanded, c, count, sizeof(S)),
+        apply(flat_rows(task, expanded, c, count, sizeof(S)),
               Tile{tile.outer_begin, tile.outer_end, 0, count * fold.count, 0, 1});
     }
 }

@@ -91,8 +91,6 @@ struct Dropper {
     BNFAST_INLINE Dropper(KeepWindow& keep_window, const KeepBits& keep, const Geometry& g)
         : window(keep_window), used(keep.used), index(keep, g), scale(static_cast<T>(keep.scale)) {}
 
-    // The elements of a run of n to handle before the next portion of bits is prepared.
-    BNFAST_INLINE std::int64_t portion(std::int64_t n) const { return used && n > kPortion ? kPortion : n; }
     BNFAST_INLINE void prepare(std::int64_t mask_element, std::int64_t n) const {
         if (used) window.prepare(mask_element, n);
     }
