@@ -85,10 +85,9 @@ def measure(
             # Rotation alone would always give a contender the same predecessor, and its caches.
             for name in order if index % 2 == 0 else reversed(order):
                 call, count = calls[name], repeats[name]
-                if count > 1:
-                    # Short calls are timed in their steady state: own data in cache and own
-                    # threads awake, as in a loop of such calls.
-                    _run(call, count)
+                # Timed in the steady state of a loop of such calls, every contender alike: own
+                # data in what cache holds it, own threads awake.
+                _run(call, count)
                 seconds[name].append(_run(call, count) * 1e-9 / count)
     finally:
         if collecting:
