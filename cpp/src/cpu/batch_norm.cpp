@@ -17,12 +17,14 @@ using MutableCoefficients = BasicCoefficients<void*>;
 MutableCoefficients take_coefficients(Scratch& scratch, const Problem& problem) {
     const std::int64_t bytes = padded(problem.geometry.channels) * static_cast<std::int64_t>(sizeof(double));
     const auto row = [&] { return static_cast<void*>(scratch.take<char>(bytes)); };
+    const bool sums_about_zero = problem.dy.data != nullptr && problem.dtype != DType::kFloat64 && !problem.from_output;
     void* const inverse = problem.from_output ? row() : nullptr;
-    return {row(), row(), row(), row(), row(), row(), row(), row(), inverse};
+    void* const mean = sums_about_zero ? row() : nullptr;
+    return {row(), row(), row(), row(), row(), row(), row(), row(), inverse, mean};
 }
 
 Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics& s, const MutableCoefficients& out) {
-    const AffineInputs inputs{s.mean, s.mean_low, s.invstd, s.gamma, s.beta};
+    const AffineInputs inputs{s.mean, s.mean_low, s.m2, s.count, s.invstd, s.gamma, s.beta};
     const bool prescaled =
         active_target().forward_coefficients(inputs, problem.dtype == DType::kFloat64, problem.geometry.channels, out);
     return {prescaled ? out.prescale : nullptr,
@@ -33,7 +35,8 @@ Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics
             out.mean_dz,
             out.projection,
             out.dx_scale,
-            out.inverse};
+            out.inverse,
+            out.mean};
 }
 
 void gradient_coefficients(const Problem& problem, const ChannelStatistics& s, bool constant_statistics,

@@ -90,12 +90,13 @@ inline Grouping group_channels(const Problem& problem, int operands, int threads
         constexpr std::int64_t kShortestRun = 1024;
         if (g.flat && grouping.per_group * g.inner * item < kShortestRun) return {all, true, kFetchAlong};
     }
-    // The next group may be fetched while this one is normalised where both fit in the cache; it pays for long planes
-    // of large tensors (measured, 5 to 10 %).
-    constexpr std::int64_t kLargeTensor = 32 << 20, kLongPlane = 2048;
+    // The next group may be fetched while this one is normalised where both fit in the cache. It pays where they come
+    // from memory (measured: a tenth to a fifth), and costs as much where the shared cache has them.
+    constexpr std::int64_t kShareOfThread = 8 << 20;
+    const std::int64_t kept = std::min(shared_cache_bytes() / 2, kShareOfThread * threads);
     const std::int64_t group_bytes = grouping.per_group * channel_bytes / (grouping.shared ? threads : 1);
     const bool fits = 2 * group_bytes <= cache * 7 / 8;
-    if (fits && g.inner >= kLongPlane && problem.elements() * item >= kLargeTensor) grouping.next = grouping.per_group;
+    if (fits && channel_bytes * g.channels > kept) grouping.next = grouping.per_group;
     return grouping;
 }
 

@@ -90,6 +90,10 @@ void invstd(const double* m2, const double* count, double eps, EpsPlacement plac
 constexpr double kExtreme = 0x1p60;
 constexpr double kRescue = 0x1p64;
 
+// Up to so many standard deviations from zero, the mean leaves sums about zero more digits, even at worst, than the
+// rounding of a centred float32 does.
+constexpr double kFewDeviations = 65536.0;
+
 // Fills the padding behind the last channel with the first channels again, for vectors that reach into the next row.
 template <class T>
 void continue_periodically(T* values, std::int64_t channels) {
@@ -121,6 +125,8 @@ bool fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, const
     T *prescale = static_cast<T*>(out.prescale), *high = static_cast<T*>(out.mean_high);
     T *low = static_cast<T*>(out.mean_low), *scale = static_cast<T*>(out.scale), *shift = static_cast<T*>(out.shift);
     T* inverse = static_cast<T*>(out.inverse);
+    double* mean_or_nan = static_cast<double*>(out.mean);
+    const Vec<double> limit(kFewDeviations * kFewDeviations), nan(__builtin_nan(""));
     const Vec<double> zero(0.0), one(1.0), extreme(kExtreme), tiny(1.0 / kExtreme);
     Vec<double> changes(0.0);
     for_each_channel(channels, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
@@ -134,13 +140,18 @@ bool fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, const
             reciprocal = select(large, Vec<double>(kRescue), select(small, Vec<double>(1.0 / kRescue), one));
             changes = changes + select(k == one, zero, one);
         }
-        const Vec<double> mean = lanes.load(in.mean + c) * k;
+        const Vec<double> raw_mean = lanes.load(in.mean + c), mean = raw_mean * k;
         const Vec<T> mean_high = as_computed<T>(mean);
         lanes.store(prescale + c, as_computed<T>(k), false);
         lanes.store(high + c, mean_high, false);
         lanes.store(low + c, as_computed<T>((mean - widen(mean_high)) + lanes.load(in.mean_low + c) * k), false);
         lanes.store(scale + c, finite_coefficient<T>(wanted * reciprocal), false);
         lanes.store(shift + c, as_computed<T>(lanes.load(in.beta + c)), false);
+        if (mean_or_nan != nullptr) {
+            const Vec<double> second_moment = raw_mean * raw_mean * lanes.load(in.count + c);
+            const Mask<double> few = (second_moment <= limit * lanes.load(in.m2 + c)) & (k == one);
+            lanes.store(mean_or_nan + c, select(few, raw_mean, nan), false);
+        }
         if (inverse != nullptr) {
             const Vec<T> back = finite_coefficient<T>(k / wanted);
             lanes.store(inverse + c, as_computed<T>(select(wanted == zero, zero, widen(back))), false);

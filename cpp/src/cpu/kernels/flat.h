@@ -84,7 +84,8 @@ struct FlatCoefficients {
                           nullptr,
                           nullptr,
                           nullptr,
-                          one(5, c.inverse)};
+                          one(5, c.inverse),
+                          nullptr};
         if (gradients) {
             flat.mean_dz = one(6, c.mean_dz);
             flat.projection = one(7, c.projection);

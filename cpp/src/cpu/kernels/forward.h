@@ -15,15 +15,16 @@ struct ForwardRun {
     WhereRun where;
 };
 
-template <class S, bool kRows, class Act>
+template <class S, bool kRows, bool kPlain, class Act>
 void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
     using T = Compute<S>;
     using Run = ForwardRun<S>;
     // Copies that no store can be suspected of changing.
     const Tile tile = shared_tile;
     const Geometry g = task.geometry;
-    const Coefficients coefficients = task.coefficients;
-    const bool has_residual = task.residual.data != nullptr, has_where = task.where.bits != nullptr;
+    const Coefficients coefficients = known<kPlain>(task.coefficients);
+    const WhereBits where = known<kPlain>(task.where);
+    const bool has_residual = task.residual.data != nullptr, has_where = where.bits != nullptr;
     const bool streaming = task.streaming, fetches = task.fetch_channels != cpu::kFetchNothing;
     const std::int64_t ahead_x = fetch_distance<S>(task.x, task.fetch_channels);
     const std::int64_t ahead_residual = fetch_distance<S>(task.residual, task.fetch_channels);
@@ -32,17 +33,18 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
     const bool is_dense =
         !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
     for_each_in_tile<T, kRows>(
-        g, tile, is_dense, dropper.used ? kPortion : kEverything,
+        g, tile, is_dense, !kPlain && dropper.used ? kPortion : kEverything,
         [&](const Position& p) __attribute__((always_inline)) {
             return Run{at<S>(task.x, p), at_if_any<S>(task.residual, p), at<S>(task.y, p), dropper.index.of(p),
-                       open_where<kRows>(task.where, p)};
+                       open_where<kRows>(where, p)};
         },
         [&](const Run& run) __attribute__((always_inline)) { return streaming ? head_of(run.y) : 0; },
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
             if (streaming) fetch_ends(at<S>(task.y, p), n);
         },
-        [&](const Run& run, std::int64_t i, std::int64_t n)
-            __attribute__((always_inline)) { dropper.prepare(run.mask + i, n); },
+        [&](const Run& run, std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
+            if (!kPlain) dropper.prepare(run.mask + i, n);
+        },
         [&](std::int64_t c) __attribute__((always_inline)) { return load_affine<T, kRows>(coefficients, c); },
         [&](const Run& run, std::int64_t i, auto lanes, const Affine<T>& affine) __attribute__((always_inline)) {
             if (fetches) fetch(run.x + i + ahead_x);
@@ -52,24 +54,34 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
                 z = z + lanes.load(run.residual + i);
             }
             Vec<T> y = act.forward(z);
-            if (dropper.used) y = dropper.drop(run.mask + i, y);
+            if (!kPlain && dropper.used) y = dropper.drop(run.mask + i, y);
             if (has_where) y = select(where_mask<T, kRows>(run.where, i), y, Vec<T>(0));
             lanes.store(run.y + i, y, streaming);
         });
     if (streaming) stream_fence();
 }
 
+template <class S, bool kPlain, class Act>
+void forward_any(const ForwardTask& task, const Tile& tile, Act act) {
+    if (task.geometry.rows) {
+        forward_tile<S, true, kPlain>(task, tile, act);
+    } else if (task.geometry.flat && task.geometry.inner < kLanes) {
+        apply_flat<S, false>(task, tile, [&](const ForwardTask& flat, const Tile& rows) {
+            forward_tile<S, true, kPlain>(flat, rows, act);
+        });
+    } else {
+        forward_tile<S, false, kPlain>(task, tile, act);
+    }
+}
+
 template <class S>
 void forward(const ForwardTask& task, const Tile& tile) noexcept {
     with_activation<Compute<S>>(task.activation, task.activation_slope, [&](auto act) {
-        if (task.geometry.rows) {
-            forward_tile<S, true>(task, tile, act);
-        } else if (task.geometry.flat && task.geometry.inner < kLanes) {
-            apply_flat<S, false>(task, tile, [&](const ForwardTask& flat, const Tile& rows) {
-                forward_tile<S, true>(flat, rows, act);
-            });
+        constexpr bool kLight = IsLight<decltype(act)>::kValue;
+        if (kLight && is_plain(task)) {
+            forward_any<S, kLight>(task, tile, act);
         } else {
-            forward_tile<S, false>(task, tile, act);
+            forward_any<S, false>(task, tile, act);
         }
     });
 }

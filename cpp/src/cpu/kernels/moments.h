@@ -44,12 +44,12 @@ void sum_planes(const MomentsTask& task, std::int64_t channel, std::int64_t coun
         const S* next = o + 1 < span.outer_end ? first + task.x.outer_stride : at<S>(task.x, after);
         const std::uint8_t* bits = task.where.bits + (kMasked ? o * task.where.pitch : 0);
         for (std::int64_t c = 0; c < count; ++c) {
-            const S* run = at<S>(task.x, o, channel + c) + span.inner_begin;
+            const Ahead<S> ahead(first, next, c * n, count * n);
             const Vec<double> p(kPivot ? pivot[c] : 0.0);
             Vec<double> sum = s[c], square = q[c];
-            for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-                prefetch(first, next, c * n + i, count * n);
-                Vec<double> v = lanes.load_wide(run + i);
+            const auto add = [&](std::int64_t i, auto lanes, bool beyond_split) __attribute__((always_inline)) {
+                ahead.fetch(i, beyond_split);
+                Vec<double> v = lanes.load_wide(ahead.run + i);
                 if constexpr (kPivot) v = lanes.keep_loaded(v - p);
                 if constexpr (kMasked) {
                     v = select(lanes_of<double>(bits_from(bits, span.inner_begin + i)), v, Vec<double>(0.0));
@@ -60,7 +60,8 @@ void sum_planes(const MomentsTask& task, std::int64_t channel, std::int64_t coun
                 } else {
                     square = add_exact_product(square, v, v);
                 }
-            });
+            };
+            for_each_vector_split(n, Ahead<S>::split(c * n, count * n), add);
             s[c] = sum;
             q[c] = square;
         }

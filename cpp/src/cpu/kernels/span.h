@@ -1,8 +1,7 @@
-// What the kernels share: addressing, block borders, where bits, activation dispatch.
+// What the kernels share: addressing, fetching ahead, block borders, walks over tiles, where bits.
 #pragma once
 
 #include "cpu/kernels/table.h"
-#include "math/activations.h"
 #include "math/storage.h"
 
 namespace bnfast {
@@ -23,7 +22,6 @@ using cpu::Tile;
 using cpu::WhereBits;
 
 constexpr std::int64_t kPrefetchBytes = 8192;  // ahead of the loads, to hide the latency of DRAM
-constexpr std::int64_t kNearBytes = 1024;      // ahead, to the first cache: what the sweep before left in the second
 constexpr int kRowsAtOnce = 8;                 // rows summed for each load and store of the running sums
 
 // Channels whose planes are summed in the order in which they lie in memory, where planes are short: one by one, each
@@ -60,14 +58,32 @@ BNFAST_INLINE void fetch(const void* p) {
     __builtin_prefetch(p, kReads, kPrivateCache);
 }
 
-// Fetches what a walk over rows of n elements will load kPrefetchBytes after element i of this row: there, or in the
-// next row.
+// What to fetch while a run is walked that begins `offset` elements into a strip of `total`: what lies kPrefetchBytes
+// on, in this strip for the elements below split(), in the next one for those from there on.
 template <class S>
-BNFAST_INLINE void prefetch(const S* row, const S* next_row, std::int64_t i, std::int64_t n) {
-    const std::int64_t ahead = i + kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
-    fetch(ahead < n ? row + ahead : next_row + (ahead - n));
-    __builtin_prefetch(row + i + kNearBytes / static_cast<std::int64_t>(sizeof(S)));
+struct Ahead {
+    static constexpr std::int64_t kElements = kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
+    const S *run, *in_this, *in_next;
+
+    BNFAST_INLINE Ahead(const S* strip, const S* next_strip, std::int64_t offset, std::int64_t total)
+        : run(strip + offset), in_this(run + kElements), in_next(next_strip + (offset + kElements - total)) {}
+    BNFAST_INLINE static std::int64_t split(std::int64_t offset, std::int64_t total) {
+        return (total - offset - kElements) / kLanes * kLanes;
+    }
+    BNFAST_INLINE void fetch(std::int64_t i, bool beyond_split) const {
+        BNFAST_TARGET::fetch((beyond_split ? in_next : in_this) + i);
+    }
+};
+// Calls body(i, lanes, beyond_split) for the vectors of a run of n elements.
+template <class Body>
+BNFAST_INLINE void for_each_vector_split(std::int64_t n, std::int64_t split, Body body) {
+    const std::int64_t whole = n / kLanes * kLanes;
+    std::int64_t i = 0;
+    for (; i < split && i < whole; i += kLanes) body(i, AllLanes{}, false);
+    for (; i < whole; i += kLanes) body(i, AllLanes{}, true);
+    if (i < n) body(i, FirstLanes{static_cast<int>(n - i)}, true);
 }
+
 // Where a walk over kCount rows at once, at element i of `width`, will be kPrefetchBytes later: a distance from there.
 template <class S, int kCount>
 BNFAST_INLINE std::int64_t rows_ahead(std::int64_t stride, std::int64_t width, std::int64_t i) {
@@ -107,102 +123,6 @@ BNFAST_INLINE Position after_block(const Geometry& geometry, const Blocks& block
     if (!same_block && b + 1 < blocks.count) ++b;
     const BlockSpan span = span_of(geometry, blocks, b);
     return {span.outer_begin, same_block ? channel_end : range.channel_begin, span.inner_begin};
-}
-
-// One vector of a coefficient: the same for a whole plane, or one lane a channel for a row.
-template <class T>
-BNFAST_INLINE Vec<T> plane_coefficient(const void* values, std::int64_t channel) {
-    return Vec<T>(static_cast<const T*>(values)[channel]);
-}
-template <class T>
-BNFAST_INLINE Vec<T> row_coefficient(const void* values, std::int64_t channel) {
-    return load(static_cast<const T*>(values) + channel);
-}
-
-// An activation that backward sees from its output alone, where batch norm wrote y over x.
-template <class Act>
-struct FromOutput {
-    Act act;
-};
-template <class Act>
-struct IsFromOutput {
-    static constexpr bool kValue = false;
-};
-template <class Act>
-struct IsFromOutput<FromOutput<Act>> {
-    static constexpr bool kValue = true;
-};
-
-// Calls f with the activation as a value, so that the loop around it is compiled for each one.
-template <class T, class F>
-BNFAST_INLINE void with_activation(Activation activation, double slope, F f) {
-    const T parameter = static_cast<T>(slope);
-    switch (activation) {
-        case Activation::kNone: return f(Identity<T>(parameter));
-        case Activation::kRelu: return f(Relu<T>(parameter));
-        case Activation::kLeakyRelu: return f(LeakyRelu<T>(parameter));
-        case Activation::kSigmoid: return f(Sigmoid<T>(parameter));
-        case Activation::kTanh: return f(Tanh<T>(parameter));
-        case Activation::kSilu: return f(Silu<T>(parameter));
-        case Activation::kGelu: return f(Gelu<T>(parameter));
-        case Activation::kElu: return f(Elu<T>(parameter));
-    }
-}
-// The same for backward, which may have to start from the activation's output.
-template <class T, class F>
-BNFAST_INLINE void with_activation(const BackwardTask& task, F f) {
-    const T parameter = static_cast<T>(task.activation_slope);
-    if (!task.from_output) return with_activation<T>(task.activation, task.activation_slope, f);
-    switch (task.activation) {
-        case Activation::kLeakyRelu: return f(FromOutput<LeakyRelu<T>>{LeakyRelu<T>(parameter)});
-        case Activation::kElu: return f(FromOutput<Elu<T>>{Elu<T>(parameter)});
-        default: return f(FromOutput<Identity<T>>{Identity<T>(parameter)});
-    }
-}
-
-template <class A>
-struct IsIdentity {
-    static constexpr bool kValue = false;
-};
-template <class T>
-struct IsIdentity<Identity<T>> {
-    static constexpr bool kValue = true;
-};
-
-// The centred input (x - mean) * prescale, and from it the affine's output: one definition for forward and backward, so
-// that the backward's pre-activation is the forward's, bit for bit.
-template <class T>
-struct Affine {
-    Vec<T> mean_high, mean_low, scale, shift, inverse;
-    bool has_prescale;
-    Vec<T> prescale;
-
-    BNFAST_INLINE Vec<T> centre(Vec<T> x) const {
-        if (has_prescale) x = x * prescale;
-        return (x - mean_high) - mean_low;
-    }
-    BNFAST_INLINE Vec<T> apply(Vec<T> centred) const { return centred * scale + shift; }
-    BNFAST_INLINE Vec<T> undo(Vec<T> z) const { return (z - shift) * inverse; }
-};
-
-template <class T, bool kRows>
-BNFAST_INLINE Affine<T> load_affine(const Coefficients& c, std::int64_t channel) {
-    const auto get = [&](const void* values) __attribute__((always_inline)) {
-        return kRows ? row_coefficient<T>(values, channel) : plane_coefficient<T>(values, channel);
-    };
-    const Vec<T> one(1);
-    Affine<T> affine{get(c.mean_high), get(c.mean_low), get(c.scale), get(c.shift), one, c.prescale != nullptr, one};
-    if (c.inverse != nullptr) affine.inverse = get(c.inverse);
-    if (affine.has_prescale) affine.prescale = get(c.prescale);
-    return affine;
-}
-
-template <class T>
-BNFAST_INLINE Affine<T> blend(Mask<T> mask, const Affine<T>& a, const Affine<T>& b) {
-    return {select(mask, a.mean_high, b.mean_high), select(mask, a.mean_low, b.mean_low),
-            select(mask, a.scale, b.scale),         select(mask, a.shift, b.shift),
-            select(mask, a.inverse, b.inverse),     a.has_prescale,
-            select(mask, a.prescale, b.prescale)};
 }
 
 // How far ahead of an element to fetch another.

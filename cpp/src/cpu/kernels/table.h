@@ -105,6 +105,7 @@ struct BasicCoefficients {
     P projection;  // backward: factor of (x - mean) * prescale
     P dx_scale;    // backward: gamma * invstd
     P inverse;     // backward from y: 1 / scale; null where it is not
+    P mean;        // sums of backward: float64, NaN where they have to be centred (gradient_sums.h); null elsewhere
 };
 using Coefficients = BasicCoefficients<const void*>;
 
@@ -132,6 +133,7 @@ struct BackwardTask {
     bool streaming;
     std::int64_t fetch_channels;
     bool from_output;  // x holds y: a strictly increasing activation, and neither residual, where nor keep bits
+    bool centred_sums = false;  // sums of dz * (x - mean), not of dz * x (gradient_sums.h)
 };
 
 struct BlockSums {
@@ -165,6 +167,8 @@ struct ElementKernels {
 struct AffineInputs {
     const double* mean;
     const double* mean_low;
+    const double* m2;
+    const double* count;
     const double* invstd;
     const double* gamma;
     const double* beta;
@@ -188,7 +192,7 @@ struct KernelTable {
     void (*merge_sums)(const BlockSums&, std::int64_t blocks, std::int64_t pitch, std::int64_t width) noexcept;
     void (*invstd)(const double* m2, const double* count, double eps, EpsPlacement placement, std::int64_t channels,
                    double* invstd) noexcept;
-    // Fills prescale .. shift, and inverse if not null; returns whether some channel needs its prescale.
+    // Fills prescale .. shift, inverse and mean if not null; returns whether some channel needs its prescale.
     bool (*forward_coefficients)(const AffineInputs&, bool is_double, std::int64_t channels,
                                  const BasicCoefficients<void*>&) noexcept;
     // Fills mean_dz .. dx_scale; `affine` has the prescale in use.

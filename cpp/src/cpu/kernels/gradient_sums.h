@@ -1,0 +1,332 @@
+// The gradient at the affine's output, and its sums over blocks (Ioffe & Szegedy 2015, section 3): with dz that
+// gradient, dbeta = sum dz and dgamma = sum dz * (x - mean) * invstd. Activations are recomputed from x (and residual),
+// or x - mean from y where forward wrote y over x (Rota Bulo, Porzi & Kontschieder 2018).
+//
+// For 32-bit and narrower x, sum dz * (x - mean) is sum dz * x - mean * sum dz: the products are exact in float64, x
+// need not be centred, and what cancels is below the rounding of a centred float32. Where it might not be (the mean is
+// very far from zero, or x is constant and the sum has to be zero) the channel is summed again, centred. The choice is
+// a channel's own.
+#pragma once
+
+#include "cpu/kernels/keep.h"
+
+namespace bnfast {
+namespace BNFAST_TARGET {
+
+// One vector on both sides of the affine: x, (x - mean) * prescale, and dz.
+template <class T>
+struct AtAffine {
+    Vec<T> x, centred, dz;
+};
+// A run of the inputs, and where it is in the dropout mask.
+template <class S>
+struct GradientRun {
+    const S *x, *dy, *residual;
+    std::int64_t mask;
+};
+template <class S>
+BNFAST_INLINE GradientRun<S> open_inputs(const BackwardTask& task, const MaskIndex& index, const Position& p) {
+    return {at<S>(task.x, p), at<S>(task.dy, p), at_if_any<S>(task.residual, p), index.of(p)};
+}
+// kPlain: without dropout.
+template <class S, bool kPlain = false, class Act, class Lanes>
+BNFAST_INLINE AtAffine<Compute<S>> at_affine(Act act, const Dropper<Compute<S>>& dropper, const GradientRun<S>& run,
+                                             std::int64_t i, Lanes lanes, const Affine<Compute<S>>& affine) {
+    using T = Compute<S>;
+    const Vec<T> x = lanes.load(run.x + i);
+    Vec<T> dz = lanes.load(run.dy + i);
+    if constexpr (IsFromOutput<Act>::kValue) {
+        return {x, affine.undo(act.act.inverse(x)), dz * act.act.derivative_from_output(x)};
+    } else {
+        const Vec<T> centred = affine.centre(x);
+        if (!kPlain && dropper.used) dz = dropper.drop(run.mask + i, dz);
+        if constexpr (!IsIdentity<Act>::kValue) {
+            Vec<T> z = affine.apply(centred);
+            if (run.residual != nullptr) z = z + lanes.load(run.residual + i);
+            dz = dz * act.derivative(z);
+        }
+        return {x, centred, dz};
+    }
+}
+
+// What the sums of a task are compiled for.
+template <class Element, class Activation, bool kPlainSums>
+struct SumsOf {
+    using S = Element;
+    using T = Compute<S>;
+    using Act = Activation;
+    static constexpr bool kPlain = kPlainSums;  // is_plain, and about zero
+    static constexpr bool kAlwaysCentred = sizeof(T) == 8 || IsFromOutput<Act>::kValue;
+};
+
+// Adds one vector to the sums of dz and of its products with x, or with (x - mean) * prescale if centred. has_where:
+// only the lanes of bits `where` take part.
+template <class K, class Lanes>
+BNFAST_INLINE void add_gradient(typename K::Act act, const Dropper<typename K::T>& dropper,
+                                const GradientRun<typename K::S>& run, std::int64_t i, Lanes lanes,
+                                const Affine<typename K::T>& affine, bool centred_sums, bool has_where,
+                                std::uint32_t where, Vec<double>& sum, Vec<double>& product) {
+    using T = typename K::T;
+    auto [x, centred, dz] = at_affine<typename K::S, K::kPlain>(act, dropper, run, i, lanes, affine);
+    if (has_where) {
+        dz = select(lanes_of<T>(where), dz, Vec<T>(0));
+        centred = select(lanes_of<T>(where), centred, Vec<T>(0));
+        x = select(lanes_of<T>(where), x, Vec<T>(0));
+    }
+    // Widened straight from memory where that is all that is needed of a vector.
+    Vec<double> wide, factor;
+    if constexpr (K::kPlain && IsIdentity<typename K::Act>::kValue) {
+        wide = lanes.load_wide(run.dy + i);
+    } else {
+        wide = widen(dz);
+    }
+    if constexpr (K::kPlain) {
+        factor = lanes.load_wide(run.x + i);
+    } else {
+        factor = widen(K::kAlwaysCentred || centred_sums ? centred : x);
+    }
+    sum = sum + wide;
+    if constexpr (sizeof(T) == 8) {
+        product = product + factor * wide;
+    } else {
+        product = add_exact_product(product, factor, wide);
+    }
+}
+
+// --- planes -----------------------------------------------------------------------------------------------------
+
+// Sums of `count` neighbouring channels, plane after plane as they lie in memory.
+template <class K>
+void sum_gradients_planes(const BackwardTask& task, typename K::Act act, const Dropper<typename K::T>& dropper,
+                          const BlockSpan& span, const Position& after, std::int64_t channel, std::int64_t count,
+                          double* sum_dz, double* sum_product) {
+    using S = typename K::S;
+    const WhereBits where_bits = known<K::kPlain>(task.where);
+    const bool has_where = where_bits.bits != nullptr, has_residual = task.residual.data != nullptr;
+    const bool centred = task.centred_sums;
+    const std::int64_t n = span.inner_end - span.inner_begin, total = count * n;
+    Vec<double> sums[kPlanesTogether], products[kPlanesTogether];
+    for (std::int64_t c = 0; c < count; ++c) sums[c] = products[c] = Vec<double>(0.0);
+    for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
+        const Position here{o, channel, span.inner_begin};
+        const Position next = o + 1 < span.outer_end ? Position{o + 1, channel, span.inner_begin} : after;
+        const S *first_x = at<S>(task.x, here), *next_x = at<S>(task.x, next);
+        const S *first_dy = at<S>(task.dy, here), *next_dy = at<S>(task.dy, next);
+        const S* first_residual = at_if_any<S>(task.residual, here);
+        const S* next_residual = at_if_any<S>(task.residual, next);
+        for (std::int64_t c = 0; c < count; ++c) {
+            const Position p{o, channel + c, span.inner_begin};
+            const Ahead<S> x(first_x, next_x, c * n, total), dy(first_dy, next_dy, c * n, total);
+            const Ahead<S> residual(first_residual, next_residual, c * n, total);
+            const GradientRun<S> run{x.run, dy.run, has_residual ? residual.run : nullptr, dropper.index.of(p)};
+            const auto affine = load_affine<typename K::T, false>(known<K::kPlain>(task.coefficients), p.channel);
+            const WhereRun where = open_where<false>(where_bits, p);
+            Vec<double> sum = sums[c], product = products[c];
+            const auto add = [&](std::int64_t i, auto lanes, bool beyond_split) __attribute__((always_inline)) {
+                x.fetch(i, beyond_split);
+                dy.fetch(i, beyond_split);
+                if (has_residual) residual.fetch(i, beyond_split);
+                const std::uint32_t taking_part = has_where ? bits_from(where.row, where.first + i) : 0;
+                add_gradient<K>(act, dropper, run, i, lanes, affine, centred, has_where, taking_part, sum, product);
+            };
+            const std::int64_t split = Ahead<S>::split(c * n, total);
+            if constexpr (K::kPlain) {
+                for_each_vector_split(n, split, add);
+            } else {
+                for_each_in_run(
+                    run, n, dropper.used ? kPortion : kEverything,
+                    [](const auto&) __attribute__((always_inline)) { return std::int64_t{0}; },
+                    [&](const auto&, std::int64_t i, std::int64_t portion)
+                        __attribute__((always_inline)) { dropper.prepare(run.mask + i, portion); },
+                    [&](const auto&, std::int64_t i, auto lanes)
+                        __attribute__((always_inline)) { add(i, lanes, i >= split); });
+            }
+            sums[c] = sum;
+            products[c] = product;
+        }
+    }
+    for (std::int64_t c = 0; c < count; ++c) {
+        sum_dz[c] = sum_lanes(sums[c]);
+        sum_product[c] = sum_lanes(products[c]);
+    }
+}
+
+// --- rows -------------------------------------------------------------------------------------------------------
+
+template <class K, int kCount>
+void add_gradient_rows(const BackwardTask& task, typename K::Act act, const Dropper<typename K::T>& dropper,
+                       std::int64_t o, const BlockRange& range, double* sum_dz, double* sum_product) {
+    using S = typename K::S;
+    const std::int64_t width = range.channel_end - range.channel_begin;
+    const std::int64_t stride_x = task.x.outer_stride, stride_dy = task.dy.outer_stride;
+    const std::int64_t stride_residual = task.residual.outer_stride;
+    const bool has_residual = task.residual.data != nullptr, centred = task.centred_sums;
+    const Coefficients coefficients = known<K::kPlain>(task.coefficients);
+    GradientRun<S> runs[kCount];
+    BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
+        runs[r] = open_inputs<S>(task, dropper.index, Position{o + r, range.channel_begin, 0});
+    }
+    for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+        const auto affine = load_affine<typename K::T, true>(coefficients, range.channel_begin + i);
+        Vec<double> sum = lanes.load(sum_dz + i), product = lanes.load(sum_product + i);
+        const std::int64_t ahead_x = rows_ahead<S, kCount>(stride_x, width, i);
+        const std::int64_t ahead_dy = rows_ahead<S, kCount>(stride_dy, width, i);
+        const std::int64_t ahead_residual = rows_ahead<S, kCount>(stride_residual, width, i);
+        BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
+            fetch(runs[r].x + i + ahead_x);
+            fetch(runs[r].dy + i + ahead_dy);
+            if (has_residual) fetch(runs[r].residual + i + ahead_residual);
+            add_gradient<K>(act, dropper, runs[r], i, lanes, affine, centred, false, 0, sum, product);
+        }
+        lanes.store(sum_dz + i, sum, false);
+        lanes.store(sum_product + i, product, false);
+    });
+}
+
+template <class K>
+void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dropper<typename K::T>& dropper,
+                        const BlockSpan& span, const BlockRange& range, double* sum_dz, double* sum_product) {
+    const std::int64_t width = range.channel_end - range.channel_begin;
+    for (std::int64_t c = 0; c < width; ++c) sum_dz[c] = sum_product[c] = 0.0;
+    std::int64_t o = span.outer_begin;
+    constexpr int kCount = IsIdentity<typename K::Act>::kValue ? kRowsAtOnce : 4;
+    const bool bits_fit = !dropper.used || kCount * task.keep.all_channels <= kMostPrepared;
+    if (task.where.bits == nullptr && bits_fit) {
+        for (; o + kCount <= span.outer_end; o += kCount) {
+            const std::int64_t last = (kCount - 1) * task.keep.all_channels + width;
+            dropper.prepare(dropper.index.of(Position{o, range.channel_begin, 0}), last);
+            add_gradient_rows<K, kCount>(task, act, dropper, o, range, sum_dz, sum_product);
+        }
+    }
+    for (; o < span.outer_end; ++o) {
+        if (task.where.bits != nullptr && !bit_at(task.where.bits, o)) continue;
+        const std::int64_t most = dropper.used ? kMostPrepared : width;
+        for (std::int64_t c = 0, n; c < width; c += n) {
+            n = width - c < most ? width - c : most;
+            dropper.prepare(dropper.index.of(Position{o, range.channel_begin + c, 0}), n);
+            const BlockRange piece{range.channel_begin + c, range.channel_begin + c + n, 0, 0, 0};
+            add_gradient_rows<K, 1>(task, act, dropper, o, piece, sum_dz + c, sum_product + c);
+        }
+    }
+}
+
+// Short planes and narrow rows.
+template <class K>
+void sum_gradients_flat(const BackwardTask& task, typename K::Act act, const BlockSpan& span, const BlockRange& range,
+                        double* sum_dz, double* sum_product) {
+    using T = typename K::T;
+    const Geometry& g = task.geometry;
+    const Fold fold(g);
+    FlatCoefficients<T> coefficients;
+    double dz[kFlatArray], product[kFlatArray];
+    for (std::int64_t first = range.channel_begin, count; first < range.channel_end; first += count) {
+        count = range.channel_end - first < fold.strip() ? range.channel_end - first : fold.strip();
+        const Coefficients expanded = coefficients.expand_all(fold, task.coefficients, first, count, false);
+        const BackwardTask flat = flat_rows(task, expanded, first, count, sizeof(typename K::S));
+        KeepWindow window(flat.keep, flat.geometry);
+        const Dropper<T> dropper(window, flat.keep, flat.geometry);
+        const BlockRange row{0, count * fold.count, 0, 0, 0};
+        if (!g.rows) {
+            sum_gradients_rows<K>(flat, act, dropper, span, row, dz, product);
+        } else {
+            std::int64_t o = span.outer_end / kRowsInFlat * kRowsInFlat;
+            sum_gradients_rows<K>(flat, act, dropper, {span.outer_begin / kRowsInFlat, o / kRowsInFlat, 0, 1}, row, dz,
+                                  product);
+            KeepWindow rest_window(task.keep, g);
+            const Dropper<T> rest(rest_window, task.keep, g);
+            for (std::int64_t c = 0; o < span.outer_end; ++o, c += g.channels) {
+                rest.prepare(rest.index.of(Position{o, 0, 0}), g.channels);
+                add_gradient_rows<K, 1>(task, act, rest, o, {0, g.channels, 0, 0, 0}, dz + c, product + c);
+            }
+        }
+        fold_sums(fold, count, dz);
+        fold_sums(fold, count, product);
+        for (std::int64_t c = 0; c < count; ++c) {
+            sum_dz[first - range.channel_begin + c] = dz[c];
+            sum_product[first - range.channel_begin + c] = product[c];
+        }
+    }
+}
+
+// --- blocks -----------------------------------------------------------------------------------------------------
+
+// Sums of block b for the channels of `range`.
+template <class K>
+void sum_gradients(const BackwardTask& task, typename K::Act act, const Dropper<typename K::T>& dropper,
+                   const BlockRange& range, std::int64_t b, double* sum_dz, double* sum_product) {
+    const BlockSpan span = span_of(task.geometry, task.blocks, b);
+    if (task.geometry.flat) return sum_gradients_flat<K>(task, act, span, range, sum_dz, sum_product);
+    if (task.geometry.rows) return sum_gradients_rows<K>(task, act, dropper, span, range, sum_dz, sum_product);
+    const std::int64_t together = planes_together(task.geometry);
+    for (std::int64_t c = range.channel_begin; c < range.channel_end; c += together) {
+        const std::int64_t count = c + together < range.channel_end ? together : range.channel_end - c;
+        const std::int64_t first = c - range.channel_begin;
+        const Position after = after_block(task.geometry, task.blocks, range, b, c + count);
+        sum_gradients_planes<K>(task, act, dropper, span, after, c, count, sum_dz + first, sum_product + first);
+    }
+}
+
+// Replaces the sums of block b for the channels without a float64 mean by centred ones.
+template <class S, class Act>
+__attribute__((noinline)) void sum_again_centred(const BackwardTask& task, Act act, const BlockRange& range,
+                                                 std::int64_t b, double* sum_dz, double* sum_dz_xmu) {
+    const Geometry& g = task.geometry;
+    const double* mean = static_cast<const double*>(task.coefficients.mean);
+    BackwardTask again = task;
+    again.centred_sums = true;
+    again.keep.store = nullptr;  // its words may be those of other blocks, too
+    KeepWindow window(again.keep, g);
+    const Dropper<Compute<S>> dropper(window, again.keep, g);
+    const std::int64_t strip = g.flat && g.rows ? g.channels : g.rows ? kLanes : 1;
+    double dz[kLanes], dz_xmu[kLanes];
+    for (std::int64_t begin = range.channel_begin, end; begin < range.channel_end; begin = end) {
+        end = begin + strip < range.channel_end ? begin + strip : range.channel_end;
+        bool all = true;
+        for (std::int64_t c = begin; c < end; ++c) all &= mean[c] == mean[c];
+        if (all) continue;
+        const BlockRange channels{begin, end, b, b + 1, 0};
+        sum_gradients<SumsOf<S, Act, false>>(again, act, dropper, channels, b, dz, dz_xmu);
+        for (std::int64_t c = begin; c < end; ++c) {
+            if (mean[c] == mean[c]) continue;
+            sum_dz[c - range.channel_begin] = dz[c - begin];
+            sum_dz_xmu[c - range.channel_begin] = dz_xmu[c - begin];
+        }
+    }
+}
+
+// Sums about zero, then about the mean.
+template <class S, bool kPlain, class Act>
+void sum_about_zero(const BackwardTask& task, Act act, const Dropper<Compute<S>>& dropper, const BlockRange& range,
+                    std::int64_t b, double* sum_dz, double* sum_dz_xmu) {
+    sum_gradients<SumsOf<S, Act, kPlain>>(task, act, dropper, range, b, sum_dz, sum_dz_xmu);
+    const double* mean = static_cast<const double*>(task.coefficients.mean) + range.channel_begin;
+    bool all = true;
+    for (std::int64_t c = 0; c < range.channel_end - range.channel_begin; ++c) {
+        all &= mean[c] == mean[c];
+        sum_dz_xmu[c] -= mean[c] * sum_dz[c];
+    }
+    if (!all) sum_again_centred<S>(task, act, range, b, sum_dz, sum_dz_xmu);
+}
+
+template <class S>
+void backward_sums(const BackwardTask& task, const BlockRange& range, const BlockSums& out) noexcept {
+    with_activation<Compute<S>>(task, [&](auto act) {
+        using Act = decltype(act);
+        KeepWindow window(task.keep, task.geometry);
+        const Dropper<Compute<S>> dropper(window, task.keep, task.geometry);
+        for (std::int64_t b = range.block_begin; b < range.block_end; ++b) {
+            const std::int64_t k = (b - range.block_begin) * range.pitch;
+            double *dz = out.dz + k, *dz_xmu = out.dz_xmu + k;
+            if constexpr (sizeof(S) == 8 || IsFromOutput<Act>::kValue) {
+                sum_gradients<SumsOf<S, Act, false>>(task, act, dropper, range, b, dz, dz_xmu);
+            } else if (IsLight<Act>::kValue && is_plain(task)) {
+                sum_about_zero<S, IsLight<Act>::kValue>(task, act, dropper, range, b, dz, dz_xmu);
+            } else {
+                sum_about_zero<S, false>(task, act, dropper, range, b, dz, dz_xmu);
+            }
+        }
+    });
+}
+
+}  // namespace BNFAST_TARGET
+}  // namespace bnfast
