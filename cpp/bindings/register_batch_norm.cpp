@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "arrays.h"
+#include "fast_call.h"
 #include "register.h"
 
 namespace bnfast::bindings {
@@ -182,8 +183,21 @@ py::object backward_sums_entry(const py::object& dy, BatchNormContext& context) 
         .attr("_from_core")(count_array(sums.count), float64_array(sums.sum_dy), float64_array(sums.sum_dy_xmu));
 }
 
-py::tuple backward_entry(const py::object& dy, BatchNormContext& context, const py::object& sums,
-                         const py::object& out) {
+// bnfast.BatchNormGrads, a named tuple, from its entries: as tuple's own constructor makes one of a subclass.
+py::object gradients_object(py::object dx, py::object dgamma, py::object dbeta, py::object dresidual) {
+    static PyTypeObject* const type = reinterpret_cast<PyTypeObject*>(
+        py::object(py::module_::import("bnfast._functional").attr("BatchNormGrads")).release().ptr());
+    py::object made = py::reinterpret_steal<py::object>(type->tp_alloc(type, 4));
+    if (!made) throw py::error_already_set();
+    PyTuple_SET_ITEM(made.ptr(), 0, dx.release().ptr());
+    PyTuple_SET_ITEM(made.ptr(), 1, dgamma.release().ptr());
+    PyTuple_SET_ITEM(made.ptr(), 2, dbeta.release().ptr());
+    PyTuple_SET_ITEM(made.ptr(), 3, dresidual.release().ptr());
+    return made;
+}
+
+py::object backward_entry(const py::object& dy, BatchNormContext& context, const py::object& sums,
+                          const py::object& out) {
     const char* const operation = "batch_norm_backward";
     const BatchNormInputs inputs = inputs_of(operation, context);
     const TensorView dy_view = view_of(operation, "dy", dy);
@@ -200,19 +214,20 @@ py::tuple backward_entry(const py::object& dy, BatchNormContext& context, const 
         dresidual_view = view_of(operation, "dresidual", fresh);
         dresidual = std::move(fresh);
     }
-    const std::size_t channels = static_cast<std::size_t>(context.saved.channels);
-    std::vector<double> dgamma(channels), dbeta(channels);
+    const std::int64_t channels = context.saved.channels;
+    const std::unique_ptr<double[]> values(new double[2 * static_cast<std::size_t>(channels)]);
+    double *const dgamma = values.get(), *const dbeta = dgamma + channels;
     {
         const MaybeReleaseGil release(inputs.x);
-        batch_norm_backward(inputs, dy_view, context.saved, total ? &*total : nullptr, dx_view, dresidual_view,
-                            dgamma.data(), dbeta.data());
+        batch_norm_backward(inputs, dy_view, context.saved, total ? &*total : nullptr, dx_view, dresidual_view, dgamma,
+                            dbeta);
     }
-    const auto parameter = [&](bool wanted, const std::vector<double>& values) -> py::object {
+    const auto parameter = [&](bool wanted, const double* gradient) -> py::object {
         if (!wanted) return py::none();
-        return channel_array(values.data(), context.saved.channels, is_double(context));
+        return channel_array(gradient, channels, is_double(context));
     };
-    return py::make_tuple(std::move(dx), parameter(context.saved.has_gamma, dgamma),
-                          parameter(context.saved.has_beta, dbeta), std::move(dresidual));
+    return gradients_object(std::move(dx), parameter(context.saved.has_gamma, dgamma),
+                            parameter(context.saved.has_beta, dbeta), std::move(dresidual));
 }
 
 }  // namespace
@@ -232,12 +247,12 @@ void register_batch_norm(py::module_& m) {
             "seed", [](const BatchNormContext& c) { return c.saved.options.seed; }, "Seed of the dropout mask.")
         .def_property_readonly(
             "offset", [](const BatchNormContext& c) { return c.saved.options.offset; }, "Stream of the dropout mask.");
-    m.def("moments", &moments_entry);
-    m.def("batch_norm", &batch_norm_entry);
-    m.def("batch_norm_inference", &inference_entry);
-    m.def("batch_norm_frozen", &frozen_entry);
-    m.def("batch_norm_backward_sums", &backward_sums_entry);
-    m.def("batch_norm_backward", &backward_entry);
+    def_fast<&moments_entry>(m, "moments");
+    def_fast<&batch_norm_entry>(m, "batch_norm");
+    def_fast<&inference_entry>(m, "batch_norm_inference");
+    def_fast<&frozen_entry>(m, "batch_norm_frozen");
+    def_fast<&backward_sums_entry>(m, "batch_norm_backward_sums");
+    def_fast<&backward_entry>(m, "batch_norm_backward");
 }
 
 }  // namespace bnfast::bindings

@@ -3,18 +3,19 @@
 
 #include "arrays.h"
 #include "bnfast/dropout.h"
+#include "fast_call.h"
 #include "register.h"
 
 namespace bnfast::bindings {
 namespace {
 
 py::array dropout_entry(const char* operation, const py::object& x, double rate, std::uint64_t seed,
-                        std::uint64_t offset, int mode, bool backward, std::vector<int> broadcast_axes,
+                        std::uint64_t offset, int mode, bool backward, const std::vector<int>& broadcast_axes,
                         const py::object& out) {
     const TensorView view = view_of(operation, backward ? "dy" : "x", x);
     TensorView y_view;
     py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), view, y_view);
-    const DropoutOptions options{rate, seed, offset, static_cast<DropoutMode>(mode), std::move(broadcast_axes)};
+    const DropoutOptions options{rate, seed, offset, static_cast<DropoutMode>(mode), broadcast_axes};
     const MaybeReleaseGil release(view);
     dropout(operation, view, options, backward, y_view);
     return y;
@@ -44,9 +45,9 @@ py::array scale_entry(const char* operation, const py::object& x, double factor,
 }  // namespace
 
 void register_dropout(py::module_& m) {
-    m.def("dropout", &dropout_entry);
+    def_fast<&dropout_entry>(m, "dropout");
     m.def("dropout_mask", &mask_entry);
-    m.def("scale", &scale_entry);
+    def_fast<&scale_entry>(m, "scale");
 }
 
 }  // namespace bnfast::bindings

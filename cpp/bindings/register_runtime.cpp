@@ -1,6 +1,7 @@
 // Threads, SIMD targets, and the translation of errors.
 #include "arrays.h"
 #include "bnfast/runtime.h"
+#include "fast_call.h"
 #include "output_memory.h"
 #include "register.h"
 
@@ -24,14 +25,32 @@ void stream_sum_arrays(py::array_t<float, py::array::c_style> dst,
 
 }  // namespace
 
+void set_python_error() noexcept {
+    try {
+        throw;
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (const ValueError& error) {
+        PyErr_SetString(PyExc_ValueError, error.what());
+    } catch (const TypeError& error) {
+        PyErr_SetString(PyExc_TypeError, error.what());
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    } catch (...) {
+        PyErr_SetString(PyExc_RuntimeError, "unknown error");
+    }
+}
+
 void register_runtime(py::module_& m) {
     py::register_exception_translator([](std::exception_ptr p) {
         try {
             if (p) std::rethrow_exception(p);
-        } catch (const ValueError& error) {
-            PyErr_SetString(PyExc_ValueError, error.what());
-        } catch (const TypeError& error) {
-            PyErr_SetString(PyExc_TypeError, error.what());
+        } catch (const ValueError&) {
+            set_python_error();
+        } catch (const TypeError&) {
+            set_python_error();
         }
     });
     m.def("num_threads", &num_threads);

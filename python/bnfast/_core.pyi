@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfast._functional import BatchNormGrads
 from bnfast._moments import GradientSums, Moments
 
 __version__: str
@@ -76,7 +77,7 @@ def batch_norm_frozen(
 def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext, /) -> GradientSums: ...
 def batch_norm_backward(
     dy: Array, ctx: BatchNormContext, sums: GradientSums | None, out: Array | None, /
-) -> tuple[Array, Array | None, Array | None, Array | None]: ...
+) -> BatchNormGrads: ...
 def dropout(
     operation: str,
     x: Array,

@@ -199,8 +199,11 @@ def batch_norm_backward(
     >>> bool(np.abs(grads.dx).max() < 1e-6)  # a constant added to x does not change y
     True
     """
-    check_context("batch_norm_backward", ctx)
-    return BatchNormGrads._make(_core.batch_norm_backward(dy, ctx, sums, out))
+    try:
+        return _core.batch_norm_backward(dy, ctx, sums, out)
+    except TypeError:
+        check_context("batch_norm_backward", ctx)
+        raise
 
 
 def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext) -> GradientSums:
@@ -226,8 +229,11 @@ def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext) -> GradientSums:
     >>> bnfast.batch_norm_backward_sums(np.ones_like(x), ctx).sum_dy
     array([3.])
     """
-    check_context("batch_norm_backward_sums", ctx)
-    return _core.batch_norm_backward_sums(dy, ctx)
+    try:
+        return _core.batch_norm_backward_sums(dy, ctx)
+    except TypeError:
+        check_context("batch_norm_backward_sums", ctx)
+        raise
 
 
 def batch_norm_inference(

@@ -96,12 +96,13 @@ int check_forward(const char* operation, const BatchNormInputs& inputs, const Ba
     check_like(operation, "residual", inputs.residual, "x", inputs.x);
     api::check_where(operation, inputs.where, inputs.x, axis);
     check_like(operation, "out", y, "x", inputs.x);
-    if (!api::same_memory(y, inputs.x)) check_disjoint(operation, y, "x", inputs.x);
-    api::check_output(operation, y);
-    check_disjoint(operation, y, "residual", inputs.residual);
-    check_disjoint(operation, y, inputs.where);
-    check_disjoint(operation, y, "gamma", inputs.gamma);
-    check_disjoint(operation, y, "beta", inputs.beta);
+    const api::Memory out = api::memory_of(y);
+    if (!api::same_memory(y, inputs.x)) check_disjoint(operation, out, "x", inputs.x);
+    api::check_output(operation, out);
+    check_disjoint(operation, out, "residual", inputs.residual);
+    check_disjoint(operation, out, inputs.where);
+    check_disjoint(operation, out, "gamma", inputs.gamma);
+    check_disjoint(operation, out, "beta", inputs.beta);
     return axis;
 }
 
@@ -130,8 +131,9 @@ void normalise_with(const char* operation, const BatchNormInputs& inputs, const 
     const int axis = check_forward(operation, inputs, options, y);
     check_channel_values(operation, "mean", mean, inputs.x, axis);
     check_channel_values(operation, "var", var, inputs.x, axis);
-    check_disjoint(operation, y, "mean", mean);
-    check_disjoint(operation, y, "var", var);
+    const api::Memory out = api::memory_of(y);
+    check_disjoint(operation, out, "mean", mean);
+    check_disjoint(operation, out, "var", var);
     save_parameters(inputs, options, axis, saved);
     const std::int64_t channels = saved.channels;
     copy_channel_values(mean, 0.0, channels, saved.mean());
@@ -240,11 +242,12 @@ void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, Ba
     const char* const operation = "batch_norm_backward";
     check_backward(operation, inputs, dy);
     check_like(operation, "out", dx, "dy", inputs.x);
-    if (!api::same_memory(dx, dy)) check_disjoint(operation, dx, "dy", dy);
-    check_disjoint(operation, dx, "x", inputs.x);
-    check_disjoint(operation, dx, "residual", inputs.residual);
-    check_disjoint(operation, dx, inputs.where);
-    api::check_output(operation, dx);
+    const api::Memory out = api::memory_of(dx);
+    if (!api::same_memory(dx, dy)) check_disjoint(operation, out, "dy", dy);
+    check_disjoint(operation, out, "x", inputs.x);
+    check_disjoint(operation, out, "residual", inputs.residual);
+    check_disjoint(operation, out, inputs.where);
+    api::check_output(operation, out);
     if (total == nullptr && saved.foreign_stats) {
         fail(operation,
              "sums is None, expected the GradientSums of the whole batch, since stats counted other elements "

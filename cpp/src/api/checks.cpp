@@ -146,19 +146,18 @@ void check_rate(const char* operation, const char* name, double rate) {
         fail(operation, std::string(name) + " is " + number_text(rate) + ", expected a number in [0, 1]");
 }
 
-void check_output(const char* operation, const TensorView& out) {
-    if (overlaps_itself(memory_of(out)))
-        fail(operation, "out has elements that share memory, expected memory of their own");
+void check_output(const char* operation, const Memory& out) {
+    if (overlaps_itself(out)) fail(operation, "out has elements that share memory, expected memory of their own");
 }
 
-void check_disjoint(const char* operation, const TensorView& out, const WhereView& where) {
-    if (where.data != nullptr && !disjoint(memory_of(out), memory_of(where))) {
+void check_disjoint(const char* operation, const Memory& out, const WhereView& where) {
+    if (where.data != nullptr && !disjoint(out, memory_of(where))) {
         fail(operation, "out overlaps where in memory, expected memory of its own");
     }
 }
 
-void check_disjoint(const char* operation, const TensorView& out, const char* name, const TensorView& input) {
-    if (input.data != nullptr && !disjoint(memory_of(out), memory_of(input))) {
+void check_disjoint(const char* operation, const Memory& out, const char* name, const TensorView& input) {
+    if (input.data != nullptr && !disjoint(out, memory_of(input))) {
         fail(operation, std::string("out overlaps ") + name + " in memory, expected memory of its own");
     }
 }

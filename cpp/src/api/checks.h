@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "api/memory.h"
 #include "bnfast/batch_norm.h"
 #include "bnfast/error.h"
 
@@ -32,9 +33,9 @@ void check_invertible_scale(const char* operation, DType dtype, const BatchNormO
                             const double* beta, std::int64_t channels);
 void check_rate(const char* operation, const char* name, double rate);
 // ValueError where two elements of an output share memory.
-void check_output(const char* operation, const TensorView& out);
-void check_disjoint(const char* operation, const TensorView& out, const WhereView& where);
-void check_disjoint(const char* operation, const TensorView& out, const char* name, const TensorView& input);
+void check_output(const char* operation, const Memory& out);
+void check_disjoint(const char* operation, const Memory& out, const WhereView& where);
+void check_disjoint(const char* operation, const Memory& out, const char* name, const TensorView& input);
 
 // The values of an absent or checked per-channel array as float64.
 void copy_channel_values(const TensorView& values, double absent, std::int64_t channels, double* out);

@@ -110,8 +110,9 @@ void run(const char* operation, const TensorView& x_view, const TensorView& y_vi
          cpu::DropoutProblem& problem) {
     const TensorView x = at_least_1d(x_view), y = at_least_1d(y_view);
     api::check_like(operation, "out", y, "x", x);
-    api::check_output(operation, y);
-    if (!api::same_memory(x, y)) api::check_disjoint(operation, y, "x", x);
+    const api::Memory out = api::memory_of(y);
+    api::check_output(operation, out);
+    if (!api::same_memory(x, y)) api::check_disjoint(operation, out, "x", x);
     const Runs runs = cut_runs(x, check_broadcast_axes(operation, axes, x.ndim));
     OrderedTensor input, output;
     input.bind(x, runs.order, OrderedTensor::Use::kRead);

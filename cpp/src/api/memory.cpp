@@ -6,6 +6,13 @@
 namespace bnfast::api {
 namespace {
 
+// Adds a dimension to those that are there, largest stride first.
+void insert(Memory& memory, const Memory::Dim& dim) {
+    int at = memory.ndim++;
+    for (; at > 0 && memory.dims[at - 1].stride < dim.stride; --at) memory.dims[at] = memory.dims[at - 1];
+    memory.dims[at] = dim;
+}
+
 template <class View>
 Memory memory_of_view(const View& view, std::int64_t item) {
     Memory memory;
@@ -19,14 +26,12 @@ Memory memory_of_view(const View& view, std::int64_t item) {
             return memory;
         }
         if (steps == 0 || stride == 0) {
-            if (steps > 0) memory.dims[memory.ndim++] = {0, steps};
+            if (steps > 0) insert(memory, {0, steps});
             continue;
         }
         if (stride < 0) memory.begin -= static_cast<std::uintptr_t>(-stride * steps);
-        memory.dims[memory.ndim++] = {stride < 0 ? -stride : stride, steps};
+        insert(memory, {stride < 0 ? -stride : stride, steps});
     }
-    std::sort(memory.dims, memory.dims + memory.ndim,
-              [](const Memory::Dim& a, const Memory::Dim& b) { return a.stride > b.stride; });
     return memory;
 }
 
