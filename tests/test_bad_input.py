@@ -106,6 +106,7 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
     (N, T, "eps has type str, expected float", lambda a: a.norm(eps="1e-5")),
     (N, T, "eps has type NoneType, expected float", lambda a: a.norm(eps=None)),
     (N, T, "eps has type complex, expected float", lambda a: a.norm(eps=1j)),
+    (N, V, "eps is beyond float64, expected a finite number", lambda a: a.norm(eps=10**400)),
     (INF, V, "eps is -1, expected a finite number", lambda a: a.infer(eps=-1)),
     (INF, T, "eps has type list, expected float", lambda a: a.infer(eps=[1.0])),
     (FRO, V, "eps is nan, expected a finite number", lambda a: a.frozen(eps=np.float64("nan"))),

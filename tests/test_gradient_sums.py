@@ -139,3 +139,13 @@ def test_dropout_and_centred_channels_go_together(layout):
     np.testing.assert_array_equal(fused_sums.sum_dy_xmu, sums.sum_dy_xmu)
     fused_dx = bnfast.batch_norm_backward(dy, fused_ctx).dx
     np.testing.assert_array_equal(fused_dx, bnfast.batch_norm_backward(dropped_dy, ctx).dx)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_infinite_gradient_gives_an_infinite_sum(layout):
+    x, dy, axis = problem(layout)
+    dy[(0,) * dy.ndim] = np.inf
+    _, ctx = bnfast.batch_norm(x, axis=axis)
+    sums = bnfast.batch_norm_backward_sums(dy, ctx)
+    assert np.isinf(sums.sum_dy[0]) and np.isinf(sums.sum_dy_xmu[0])
+    assert np.isfinite(sums.sum_dy_xmu[1:]).all()

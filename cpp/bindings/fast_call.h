@@ -27,8 +27,10 @@ template <>
 struct Argument<double> {
     static double from(PyObject* object) {
         const double value = PyFloat_AsDouble(object);
-        if (value == -1.0 && PyErr_Occurred()) throw py::error_already_set();
-        return value;
+        if (value != -1.0 || !PyErr_Occurred()) return value;
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();
+        PyErr_Clear();
+        throw TypeError("an argument is out of range");
     }
 };
 template <>
@@ -112,7 +114,8 @@ template <auto kEntry>
 void def_fast(py::module_& m, const char* name) {
     const auto function = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&fast_call<kEntry>));
     static PyMethodDef definition{name, function, METH_FASTCALL, nullptr};
-    m.attr(name) = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&definition, nullptr, nullptr));
+    const py::object module_name = m.attr("__name__");
+    m.attr(name) = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&definition, nullptr, module_name.ptr()));
 }
 
 }  // namespace bnfast::bindings

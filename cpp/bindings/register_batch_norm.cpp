@@ -189,6 +189,9 @@ py::object gradients_object(py::object dx, py::object dgamma, py::object dbeta, 
         py::object(py::module_::import("bnfast._functional").attr("BatchNormGrads")).release().ptr());
     py::object made = py::reinterpret_steal<py::object>(type->tp_alloc(type, 4));
     if (!made) throw py::error_already_set();
+#if PY_VERSION_HEX >= 0x030E0000
+    reinterpret_cast<PyTupleObject*>(made.ptr())->ob_hash = -1;  // not computed
+#endif
     PyTuple_SET_ITEM(made.ptr(), 0, dx.release().ptr());
     PyTuple_SET_ITEM(made.ptr(), 1, dgamma.release().ptr());
     PyTuple_SET_ITEM(made.ptr(), 2, dbeta.release().ptr());

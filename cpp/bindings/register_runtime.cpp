@@ -34,6 +34,8 @@ void set_python_error() noexcept {
         PyErr_SetString(PyExc_ValueError, error.what());
     } catch (const TypeError& error) {
         PyErr_SetString(PyExc_TypeError, error.what());
+    } catch (const py::builtin_exception& error) {
+        error.set_error();
     } catch (const std::bad_alloc&) {
         PyErr_NoMemory();
     } catch (const std::exception& error) {

@@ -43,6 +43,12 @@ def check_numbers(operation: str, axis: Any, **reals: Any) -> None:
     for name, value in reals.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(f"{operation}: {name} has type {type(value).__name__}, expected float")
+        try:
+            float(value)
+        except OverflowError:
+            raise ValueError(
+                f"{operation}: {name} is beyond float64, expected a finite number"
+            ) from None
 
 
 def check_context(operation: str, ctx: Any) -> None:

@@ -108,17 +108,14 @@ void sum_gradients_planes(const BackwardTask& task, typename K::Act act, const D
     Vec<double> sums[kPlanesTogether], products[kPlanesTogether];
     for (std::int64_t c = 0; c < count; ++c) sums[c] = products[c] = Vec<double>(0.0);
     for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
-        const Position here{o, channel, span.inner_begin};
         const Position next = o + 1 < span.outer_end ? Position{o + 1, channel, span.inner_begin} : after;
-        const S *first_x = at<S>(task.x, here), *next_x = at<S>(task.x, next);
-        const S *first_dy = at<S>(task.dy, here), *next_dy = at<S>(task.dy, next);
-        const S* first_residual = at_if_any<S>(task.residual, here);
-        const S* next_residual = at_if_any<S>(task.residual, next);
+        const S *next_x = at<S>(task.x, next), *next_dy = at<S>(task.dy, next);
+        const S* next_residual = has_residual ? at<S>(task.residual, next) : next_x;
         for (std::int64_t c = 0; c < count; ++c) {
             const Position p{o, channel + c, span.inner_begin};
-            const Ahead<S> x(first_x, next_x, c * n, total), dy(first_dy, next_dy, c * n, total);
-            const Ahead<S> residual(first_residual, next_residual, c * n, total);
-            const GradientRun<S> run{x.run, dy.run, has_residual ? residual.run : nullptr, dropper.index.of(p)};
+            const GradientRun<S> run = open_inputs<S>(task, dropper.index, p);
+            const Ahead<S> x(run.x, next_x, c * n, total), dy(run.dy, next_dy, c * n, total);
+            const Ahead<S> residual(has_residual ? run.residual : run.x, next_residual, c * n, total);
             const auto affine = load_affine<typename K::T, false>(known<K::kPlain>(task.coefficients), p.channel);
             const WhereRun where = open_where<false>(where_bits, p);
             Vec<double> sum = sums[c], product = products[c];
@@ -266,12 +263,13 @@ void sum_gradients(const BackwardTask& task, typename K::Act act, const Dropper<
     }
 }
 
-// Replaces the sums of block b for the channels without a float64 mean by centred ones.
+BNFAST_INLINE bool is_finite(double value) { return value - value == 0.0; }
+
+// Replaces the sums of block b by centred ones for the channels where those about zero came to nothing.
 template <class S, class Act>
 __attribute__((noinline)) void sum_again_centred(const BackwardTask& task, Act act, const BlockRange& range,
                                                  std::int64_t b, double* sum_dz, double* sum_dz_xmu) {
     const Geometry& g = task.geometry;
-    const double* mean = static_cast<const double*>(task.coefficients.mean);
     BackwardTask again = task;
     again.centred_sums = true;
     again.keep.store = nullptr;  // its words may be those of other blocks, too
@@ -282,19 +280,20 @@ __attribute__((noinline)) void sum_again_centred(const BackwardTask& task, Act a
     for (std::int64_t begin = range.channel_begin, end; begin < range.channel_end; begin = end) {
         end = begin + strip < range.channel_end ? begin + strip : range.channel_end;
         bool all = true;
-        for (std::int64_t c = begin; c < end; ++c) all &= mean[c] == mean[c];
+        for (std::int64_t c = begin; c < end; ++c) all &= is_finite(sum_dz_xmu[c - range.channel_begin]);
         if (all) continue;
         const BlockRange channels{begin, end, b, b + 1, 0};
         sum_gradients<SumsOf<S, Act, false>>(again, act, dropper, channels, b, dz, dz_xmu);
         for (std::int64_t c = begin; c < end; ++c) {
-            if (mean[c] == mean[c]) continue;
-            sum_dz[c - range.channel_begin] = dz[c - begin];
-            sum_dz_xmu[c - range.channel_begin] = dz_xmu[c - begin];
+            const std::int64_t k = c - range.channel_begin;
+            if (is_finite(sum_dz_xmu[k])) continue;
+            sum_dz[k] = dz[c - begin];
+            sum_dz_xmu[k] = dz_xmu[c - begin];
         }
     }
 }
 
-// Sums about zero, then about the mean.
+// Sums about zero, then about the mean, which is NaN where they have to be centred.
 template <class S, bool kPlain, class Act>
 void sum_about_zero(const BackwardTask& task, Act act, const Dropper<Compute<S>>& dropper, const BlockRange& range,
                     std::int64_t b, double* sum_dz, double* sum_dz_xmu) {
@@ -302,8 +301,8 @@ void sum_about_zero(const BackwardTask& task, Act act, const Dropper<Compute<S>>
     const double* mean = static_cast<const double*>(task.coefficients.mean) + range.channel_begin;
     bool all = true;
     for (std::int64_t c = 0; c < range.channel_end - range.channel_begin; ++c) {
-        all &= mean[c] == mean[c];
         sum_dz_xmu[c] -= mean[c] * sum_dz[c];
+        all &= is_finite(sum_dz_xmu[c]);
     }
     if (!all) sum_again_centred<S>(task, act, range, b, sum_dz, sum_dz_xmu);
 }

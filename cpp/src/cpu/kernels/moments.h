@@ -40,16 +40,17 @@ void sum_planes(const MomentsTask& task, std::int64_t channel, std::int64_t coun
     for (std::int64_t c = 0; c < count; ++c) s[c] = q[c] = Vec<double>(0.0);
     const std::int64_t n = span.inner_end - span.inner_begin;
     for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
-        const S* first = at<S>(task.x, o, channel) + span.inner_begin;
-        const S* next = o + 1 < span.outer_end ? first + task.x.outer_stride : at<S>(task.x, after);
+        const Position following{o + 1, channel, span.inner_begin};
+        const S* next = at<S>(task.x, o + 1 < span.outer_end ? following : after);
         const std::uint8_t* bits = task.where.bits + (kMasked ? o * task.where.pitch : 0);
         for (std::int64_t c = 0; c < count; ++c) {
-            const Ahead<S> ahead(first, next, c * n, count * n);
+            const S* run = at<S>(task.x, Position{o, channel + c, span.inner_begin});
+            const Ahead<S> ahead(run, next, c * n, count * n);
             const Vec<double> p(kPivot ? pivot[c] : 0.0);
             Vec<double> sum = s[c], square = q[c];
             const auto add = [&](std::int64_t i, auto lanes, bool beyond_split) __attribute__((always_inline)) {
                 ahead.fetch(i, beyond_split);
-                Vec<double> v = lanes.load_wide(ahead.run + i);
+                Vec<double> v = lanes.load_wide(run + i);
                 if constexpr (kPivot) v = lanes.keep_loaded(v - p);
                 if constexpr (kMasked) {
                     v = select(lanes_of<double>(bits_from(bits, span.inner_begin + i)), v, Vec<double>(0.0));

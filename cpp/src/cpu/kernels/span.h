@@ -58,15 +58,16 @@ BNFAST_INLINE void fetch(const void* p) {
     __builtin_prefetch(p, kReads, kPrivateCache);
 }
 
-// What to fetch while a run is walked that begins `offset` elements into a strip of `total`: what lies kPrefetchBytes
-// on, in this strip for the elements below split(), in the next one for those from there on.
+// What to fetch while `run` is walked, `offset` elements into a strip of `total`: what lies kPrefetchBytes on, in this
+// strip for the elements below split(), in the next one for those from there on. (Where channels do not touch, the run
+// is not at strip + offset, and what is fetched is not exact.)
 template <class S>
 struct Ahead {
     static constexpr std::int64_t kElements = kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
-    const S *run, *in_this, *in_next;
+    const S *in_this, *in_next;
 
-    BNFAST_INLINE Ahead(const S* strip, const S* next_strip, std::int64_t offset, std::int64_t total)
-        : run(strip + offset), in_this(run + kElements), in_next(next_strip + (offset + kElements - total)) {}
+    BNFAST_INLINE Ahead(const S* run, const S* next_strip, std::int64_t offset, std::int64_t total)
+        : in_this(run + kElements), in_next(next_strip + (offset + kElements - total)) {}
     BNFAST_INLINE static std::int64_t split(std::int64_t offset, std::int64_t total) {
         return (total - offset - kElements) / kLanes * kLanes;
     }
@@ -81,7 +82,7 @@ BNFAST_INLINE void for_each_vector_split(std::int64_t n, std::int64_t split, Bod
     std::int64_t i = 0;
     for (; i < split && i < whole; i += kLanes) body(i, AllLanes{}, false);
     for (; i < whole; i += kLanes) body(i, AllLanes{}, true);
-    if (i < n) body(i, FirstLanes{static_cast<int>(n - i)}, true);
+    if (i < n) body(i, FirstLanes{static_cast<int>(n - i)}, i >= split);
 }
 
 // Where a walk over kCount rows at once, at element i of `width`, will be kPrefetchBytes later: a distance from there.
