@@ -68,9 +68,9 @@ template <>
 struct Argument<const std::vector<int>&> {
     static std::vector<int> from(PyObject* object) {
         if (!PyTuple_Check(object)) throw TypeError("expected a tuple of int");
-        std::vector<int> values;
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
-            values.push_back(Argument<int>::from(PyTuple_GET_ITEM(object, i)));
+        std::vector<int> values(static_cast<std::size_t>(PyTuple_GET_SIZE(object)));
+        for (std::size_t i = 0; i < values.size(); ++i) {
+            values[i] = Argument<int>::from(PyTuple_GET_ITEM(object, static_cast<Py_ssize_t>(i)));
         }
         return values;
     }
