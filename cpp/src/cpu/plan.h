@@ -41,12 +41,15 @@ inline int useful_threads(const Problem& problem) {
     return static_cast<int>(std::clamp<std::int64_t>(by_size, 1, num_threads()));
 }
 
+// What a tensor can count on of the shared cache, where a call has as many again.
+inline std::int64_t share_of_shared_cache() {
+    constexpr std::int64_t kShareOfThread = 4 << 20;  // at most: other programs use it too
+    return std::min(shared_cache_bytes() / 4, kShareOfThread * num_threads());
+}
+
 // Whether the caches will have lost a result of so many bytes before it is read again.
 inline bool exceeds_caches(std::int64_t bytes) {
-    constexpr std::int64_t kShareOfThread = 4 << 20;  // of the shared cache, at most: other programs use it too
-    const std::int64_t threads = num_threads();
-    const std::int64_t shared = std::min(shared_cache_bytes() / 4, kShareOfThread * threads);
-    return bytes > std::max(private_cache_bytes() * threads / 2, shared);
+    return bytes > std::max(private_cache_bytes() * num_threads() / 2, share_of_shared_cache());
 }
 
 // Such results are written past the caches: the lines need not be read first. In place they are read anyway.
@@ -92,11 +95,9 @@ inline Grouping group_channels(const Problem& problem, int operands, int threads
     }
     // The next group may be fetched while this one is normalised where both fit in the cache. It pays where they come
     // from memory (measured: a tenth to a fifth), and costs as much where the shared cache has them.
-    constexpr std::int64_t kShareOfThread = 8 << 20;
-    const std::int64_t kept = std::min(shared_cache_bytes() / 2, kShareOfThread * threads);
     const std::int64_t group_bytes = grouping.per_group * channel_bytes / (grouping.shared ? threads : 1);
     const bool fits = 2 * group_bytes <= cache * 7 / 8;
-    if (fits && channel_bytes * g.channels > kept) grouping.next = grouping.per_group;
+    if (fits && channel_bytes * g.channels > 2 * share_of_shared_cache()) grouping.next = grouping.per_group;
     return grouping;
 }
 

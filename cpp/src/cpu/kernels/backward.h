@@ -28,8 +28,9 @@ struct BackwardRun {
     WhereRun where;
 };
 
-template <class S, bool kRows, bool kPlain, class Act>
+template <class S, class Loop, class Act>
 void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
+    constexpr bool kRows = Loop::kRows, kPlain = Loop::kPlain;
     using T = Compute<S>;
     using Run = BackwardRun<S>;
     // Copies that no store can be suspected of changing.
@@ -95,28 +96,13 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
     if (streaming) stream_fence();
 }
 
-template <class S, bool kPlain, class Act>
-void backward_any(const BackwardTask& task, const Tile& tile, Act act) {
-    if (task.geometry.rows) {
-        backward_tile<S, true, kPlain>(task, tile, act);
-    } else if (task.geometry.flat && task.geometry.inner < kLanes) {
-        apply_flat<S, true>(task, tile, [&](const BackwardTask& flat, const Tile& rows) {
-            backward_tile<S, true, kPlain>(flat, rows, act);
-        });
-    } else {
-        backward_tile<S, false, kPlain>(task, tile, act);
-    }
-}
-
 template <class S>
 void backward(const BackwardTask& task, const Tile& tile) noexcept {
     with_activation<Compute<S>>(task, [&](auto act) {
-        constexpr bool kLight = IsLight<decltype(act)>::kValue;
-        if (kLight && is_plain(task)) {
-            backward_any<S, kLight>(task, tile, act);
-        } else {
-            backward_any<S, false>(task, tile, act);
-        }
+        using Act = decltype(act);
+        apply_tile<S, true, Act>(task, tile, [&](auto loop, const BackwardTask& part, const Tile& part_tile) {
+            backward_tile<S, decltype(loop)>(part, part_tile, act);
+        });
     });
 }
 

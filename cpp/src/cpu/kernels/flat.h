@@ -3,7 +3,7 @@
 // the end; coefficients are expanded to one for each element. The runs of such tensors touch (api/ packs others).
 #pragma once
 
-#include "cpu/kernels/span.h"
+#include "cpu/kernels/affine.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
@@ -128,6 +128,35 @@ void apply_flat(const Task& task, const Tile& tile, Apply apply) {
         const Coefficients expanded = coefficients.expand_all(fold, task.coefficients, c, count, kGradients);
         apply(flat_rows(task, expanded, c, count, sizeof(S)),
               Tile{tile.outer_begin, tile.outer_end, 0, count * fold.count, 0, 1});
+    }
+}
+
+// What the loop over a tile is compiled for.
+template <bool kRowLoop, bool kPlainLoop>
+struct TileLoop {
+    static constexpr bool kRows = kRowLoop;
+    static constexpr bool kPlain = kPlainLoop;
+};
+template <class S, bool kGradients, bool kPlain, class Task, class Apply>
+BNFAST_INLINE void apply_by_layout(const Task& task, const Tile& tile, Apply apply) {
+    if (task.geometry.rows) {
+        apply(TileLoop<true, kPlain>{}, task, tile);
+    } else if (task.geometry.flat && task.geometry.inner < kLanes) {
+        apply_flat<S, kGradients>(task, tile, [&](const Task& flat, const Tile& rows) {
+            apply(TileLoop<true, kPlain>{}, flat, rows);
+        });
+    } else {
+        apply(TileLoop<false, kPlain>{}, task, tile);
+    }
+}
+// Calls apply(loop, task, tile) with the loop that fits the task and the activation.
+template <class S, bool kGradients, class Act, class Task, class Apply>
+BNFAST_INLINE void apply_tile(const Task& task, const Tile& tile, Apply apply) {
+    constexpr bool kLight = IsLight<Act>::kValue;
+    if (kLight && is_plain(task)) {
+        apply_by_layout<S, kGradients, kLight>(task, tile, apply);
+    } else {
+        apply_by_layout<S, kGradients, false>(task, tile, apply);
     }
 }
 

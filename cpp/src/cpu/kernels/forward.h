@@ -15,8 +15,9 @@ struct ForwardRun {
     WhereRun where;
 };
 
-template <class S, bool kRows, bool kPlain, class Act>
+template <class S, class Loop, class Act>
 void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
+    constexpr bool kRows = Loop::kRows, kPlain = Loop::kPlain;
     using T = Compute<S>;
     using Run = ForwardRun<S>;
     // Copies that no store can be suspected of changing.
@@ -61,28 +62,13 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
     if (streaming) stream_fence();
 }
 
-template <class S, bool kPlain, class Act>
-void forward_any(const ForwardTask& task, const Tile& tile, Act act) {
-    if (task.geometry.rows) {
-        forward_tile<S, true, kPlain>(task, tile, act);
-    } else if (task.geometry.flat && task.geometry.inner < kLanes) {
-        apply_flat<S, false>(task, tile, [&](const ForwardTask& flat, const Tile& rows) {
-            forward_tile<S, true, kPlain>(flat, rows, act);
-        });
-    } else {
-        forward_tile<S, false, kPlain>(task, tile, act);
-    }
-}
-
 template <class S>
 void forward(const ForwardTask& task, const Tile& tile) noexcept {
     with_activation<Compute<S>>(task.activation, task.activation_slope, [&](auto act) {
-        constexpr bool kLight = IsLight<decltype(act)>::kValue;
-        if (kLight && is_plain(task)) {
-            forward_any<S, kLight>(task, tile, act);
-        } else {
-            forward_any<S, false>(task, tile, act);
-        }
+        using Act = decltype(act);
+        apply_tile<S, false, Act>(task, tile, [&](auto loop, const ForwardTask& part, const Tile& part_tile) {
+            forward_tile<S, decltype(loop)>(part, part_tile, act);
+        });
     });
 }
 

@@ -2,7 +2,6 @@
 // work of Philox runs while streamed stores and fetched lines are under way. None outlives the call.
 #pragma once
 
-#include "cpu/kernels/affine.h"
 #include "cpu/kernels/flat.h"
 #include "math/philox.h"
 
