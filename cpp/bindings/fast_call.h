@@ -1,5 +1,5 @@
 // Functions that take their arguments as CPython passes them: pybind11's own dispatch of fifteen arguments would be a
-// seventh of a call on (32, 64).
+// fifteenth of the instructions of a call on (32, 64).
 #pragma once
 
 #include <climits>
