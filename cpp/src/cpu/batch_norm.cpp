@@ -62,13 +62,15 @@ KeepBits keep_of(const Problem& problem) {
 }
 
 // Room for the bits that the first sweep makes for the second one: of planes where one thread does both, of rows where
-// the first sweep goes along whole rows, so that no word has bits of two blocks.
+// no word has bits of two tasks of the first sweep.
 void take_keep_bits(Scratch& scratch, const Blocks& blocks, int threads, bool alone, Problem& group) {
     const Geometry& g = group.geometry;
     if (!group.has_dropout() || g.flat || group.where.bits != nullptr) return;
     constexpr std::int64_t kSlackWords = 16;  // the count, and what begins and ends between two batches of elements
     if (g.rows) {
-        if (alone || cut_sweep(group, blocks, threads).channel_tasks == 1) {
+        const Sweep sweep = cut_sweep(group, blocks, threads);
+        const bool by_batches = g.channels % kWholeBatches == 0 && sweep.channel_step % kWholeBatches == 0;
+        if (alone || by_batches || sweep.channel_tasks == 1) {
             group.kept_bits = scratch.take<std::uint64_t>(g.outer * g.channels / 64 + kSlackWords);
         }
         return;

@@ -131,10 +131,13 @@ inline Sweep cut_sweep(const Problem& problem, const Blocks& blocks, int threads
     const std::int64_t channels = problem.geometry.channels;
     Sweep sweep;
     if (goes_along_rows(problem.geometry)) {
+        // No two tasks should make the same batch of a mask, as long as there is work for all threads.
+        const bool by_batches = problem.has_dropout() && channels * blocks.count >= kWholeBatches * threads;
+        const std::int64_t row_piece = by_batches ? kWholeBatches : kRowPiece;
         const std::int64_t piece =
-            std::max<std::int64_t>(1, kRowPiece / std::max<std::int64_t>(problem.geometry.inner, 1));
+            std::max<std::int64_t>(1, row_piece / std::max<std::int64_t>(problem.geometry.inner, 1));
         const std::int64_t pieces = std::max<std::int64_t>(1, wanted / std::max<std::int64_t>(blocks.count, 1));
-        const std::int64_t step = (channels / pieces + piece) / piece * piece;
+        const std::int64_t step = ((channels + pieces - 1) / pieces + piece - 1) / piece * piece;
         sweep.channel_step = std::clamp<std::int64_t>(step, 1, std::max<std::int64_t>(channels, 1));
         sweep.block_step = std::max<std::int64_t>(1, blocks.count / wanted);
     } else {

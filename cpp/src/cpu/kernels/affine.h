@@ -103,12 +103,20 @@ BNFAST_INLINE Affine<T> blend(Mask<T> mask, const Affine<T>& a, const Affine<T>&
             select(mask, a.prescale, b.prescale)};
 }
 
-// A task without dropout, where and prescale, whose loops are compiled of their own for the activations that cost next
-// to nothing: asking for them at every vector would be half of the work.
-template <class Task>
-BNFAST_INLINE bool is_plain(const Task& task) {
-    return !task.keep.used && task.where.bits == nullptr && task.coefficients.prescale == nullptr;
-}
+// What the loops over a task are compiled for. Asking at every vector for what a call may have would be half of the
+// work of the activations that cost next to nothing, so these have loops of their own for calls without where and
+// prescale.
+enum class Extras { kNone, kDropout, kAny };
+
+template <Extras kExtras>
+struct LoopOf {
+    static constexpr bool kPlain = kExtras != Extras::kAny;  // neither where nor prescale
+    static constexpr bool kDropsNothing = kExtras == Extras::kNone;
+    // Whether there is dropout; `used` is what the task says.
+    static BNFAST_INLINE bool drops(bool used) {
+        return kExtras == Extras::kDropout || (kExtras == Extras::kAny && used);
+    }
+};
 template <class Act>
 struct IsLight {
     static constexpr bool kValue = IsIdentity<Act>::kValue;
@@ -117,7 +125,17 @@ template <class T>
 struct IsLight<Relu<T>> {
     static constexpr bool kValue = true;
 };
-// The coefficients and where bits of a task, known to have none if it is plain.
+// Calls f with the LoopOf for the task and the activation.
+template <class Act, class Task, class F>
+BNFAST_INLINE void with_loop(const Task& task, F f) {
+    if constexpr (IsLight<Act>::kValue) {
+        if (task.where.bits == nullptr && task.coefficients.prescale == nullptr) {
+            return task.keep.used ? f(LoopOf<Extras::kDropout>{}) : f(LoopOf<Extras::kNone>{});
+        }
+    }
+    f(LoopOf<Extras::kAny>{});
+}
+// The coefficients and where bits of a task, known to have none if its loop is plain.
 template <bool kPlain>
 BNFAST_INLINE Coefficients known(Coefficients coefficients) {
     if (kPlain) coefficients.prescale = nullptr;

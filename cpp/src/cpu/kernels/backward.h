@@ -55,8 +55,8 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense = !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
-    for_each_in_tile<T, kRows>(
-        g, tile, is_dense, !kPlain && dropper.used ? kPortion : kEverything,
+    for_each_in_tile<S, Loop>(
+        g, tile, is_dense, !streaming, Loop::drops(dropper.used) && !task.keep.made ? kPortion : kEverything,
         [&](const Position& p) __attribute__((always_inline)) {
             return Run{open_inputs<S>(task, dropper.index, p), at<S>(task.dx, p), at_if_any<S>(task.dresidual, p),
                        open_where<kRows>(where, p)};
@@ -67,7 +67,7 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
             if (streams_both) fetch_ends(at<S>(task.dresidual, p), n);
         },
         [&](const Run& run, std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
-            if (!kPlain) dropper.prepare(run.inputs.mask + i, n);
+            if (Loop::drops(dropper.used)) dropper.prepare(run.inputs.mask + i, n);
         },
         [&](std::int64_t c) __attribute__((always_inline)) {
             const auto get = [&](const void* values) __attribute__((always_inline)) {
@@ -76,14 +76,14 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
             return BackwardCoefficients<T>{load_affine<T, kRows>(k, c), get(k.mean_dz), get(k.projection),
                                            get(k.dx_scale)};
         },
-        [&](const Run& run, std::int64_t i, auto lanes, const BackwardCoefficients<T>& coefficients)
+        [&](const Run& run, std::int64_t i, auto lanes, const BackwardCoefficients<T>& coefficients, std::int64_t along)
             __attribute__((always_inline)) {
                 if (fetches) {
-                    fetch(run.inputs.x + i + ahead_x);
-                    fetch(run.inputs.dy + i + ahead_dy);
-                    if (fetches_residual) fetch(run.inputs.residual + i + ahead_residual);
+                    fetch(run.inputs.x + i + (kRows ? along : ahead_x));
+                    fetch(run.inputs.dy + i + (kRows ? along : ahead_dy));
+                    if (fetches_residual) fetch(run.inputs.residual + i + (kRows ? along : ahead_residual));
                 }
-                auto [x, centred, dz] = at_affine<S, kPlain>(act, dropper, run.inputs, i, lanes, coefficients.affine);
+                auto [x, centred, dz] = at_affine<S, Loop>(act, dropper, run.inputs, i, lanes, coefficients.affine);
                 Vec<T> dx = ((dz - coefficients.mean_dz) - centred * coefficients.projection) * coefficients.dx_scale;
                 if (has_where) {
                     const Mask<T> mask = where_mask<T, kRows>(run.where, i);

@@ -132,32 +132,25 @@ void apply_flat(const Task& task, const Tile& tile, Apply apply) {
 }
 
 // What the loop over a tile is compiled for.
-template <bool kRowLoop, bool kPlainLoop>
-struct TileLoop {
+template <bool kRowLoop, class Loop>
+struct TileLoop : Loop {
     static constexpr bool kRows = kRowLoop;
-    static constexpr bool kPlain = kPlainLoop;
 };
-template <class S, bool kGradients, bool kPlain, class Task, class Apply>
-BNFAST_INLINE void apply_by_layout(const Task& task, const Tile& tile, Apply apply) {
-    if (task.geometry.rows) {
-        apply(TileLoop<true, kPlain>{}, task, tile);
-    } else if (task.geometry.flat && task.geometry.inner < kLanes) {
-        apply_flat<S, kGradients>(task, tile, [&](const Task& flat, const Tile& rows) {
-            apply(TileLoop<true, kPlain>{}, flat, rows);
-        });
-    } else {
-        apply(TileLoop<false, kPlain>{}, task, tile);
-    }
-}
-// Calls apply(loop, task, tile) with the loop that fits the task and the activation.
+// Calls apply(loop, task, tile) with the loop that fits the layout, the task and the activation.
 template <class S, bool kGradients, class Act, class Task, class Apply>
 BNFAST_INLINE void apply_tile(const Task& task, const Tile& tile, Apply apply) {
-    constexpr bool kLight = IsLight<Act>::kValue;
-    if (kLight && is_plain(task)) {
-        apply_by_layout<S, kGradients, kLight>(task, tile, apply);
-    } else {
-        apply_by_layout<S, kGradients, false>(task, tile, apply);
-    }
+    with_loop<Act>(task, [&](auto loop) __attribute__((always_inline)) {
+        using Rows = TileLoop<true, decltype(loop)>;
+        using Planes = TileLoop<false, decltype(loop)>;
+        if (task.geometry.rows) {
+            apply(Rows{}, task, tile);
+        } else if (task.geometry.flat && task.geometry.inner < kLanes) {
+            apply_flat<S, kGradients>(task, tile,
+                                      [&](const Task& flat, const Tile& rows) { apply(Rows{}, flat, rows); });
+        } else {
+            apply(Planes{}, task, tile);
+        }
+    });
 }
 
 }  // namespace BNFAST_TARGET

@@ -33,8 +33,8 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense =
         !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
-    for_each_in_tile<T, kRows>(
-        g, tile, is_dense, !kPlain && dropper.used ? kPortion : kEverything,
+    for_each_in_tile<S, Loop>(
+        g, tile, is_dense, !streaming, Loop::drops(dropper.used) ? kPortion : kEverything,
         [&](const Position& p) __attribute__((always_inline)) {
             return Run{at<S>(task.x, p), at_if_any<S>(task.residual, p), at<S>(task.y, p), dropper.index.of(p),
                        open_where<kRows>(where, p)};
@@ -44,21 +44,22 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
             if (streaming) fetch_ends(at<S>(task.y, p), n);
         },
         [&](const Run& run, std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
-            if (!kPlain) dropper.prepare(run.mask + i, n);
+            if (Loop::drops(dropper.used)) dropper.prepare(run.mask + i, n);
         },
         [&](std::int64_t c) __attribute__((always_inline)) { return load_affine<T, kRows>(coefficients, c); },
-        [&](const Run& run, std::int64_t i, auto lanes, const Affine<T>& affine) __attribute__((always_inline)) {
-            if (fetches) fetch(run.x + i + ahead_x);
-            Vec<T> z = affine.apply(affine.centre(lanes.load(run.x + i)));
-            if (has_residual) {
-                if (fetches) fetch(run.residual + i + ahead_residual);
-                z = z + lanes.load(run.residual + i);
-            }
-            Vec<T> y = act.forward(z);
-            if (!kPlain && dropper.used) y = dropper.drop(run.mask + i, y);
-            if (has_where) y = select(where_mask<T, kRows>(run.where, i), y, Vec<T>(0));
-            lanes.store(run.y + i, y, streaming);
-        });
+        [&](const Run& run, std::int64_t i, auto lanes, const Affine<T>& affine, std::int64_t along)
+            __attribute__((always_inline)) {
+                if (fetches) fetch(run.x + i + (kRows ? along : ahead_x));
+                Vec<T> z = affine.apply(affine.centre(lanes.load(run.x + i)));
+                if (has_residual) {
+                    if (fetches) fetch(run.residual + i + (kRows ? along : ahead_residual));
+                    z = z + lanes.load(run.residual + i);
+                }
+                Vec<T> y = act.forward(z);
+                if (Loop::drops(dropper.used)) y = dropper.drop(run.mask + i, y);
+                if (has_where) y = select(where_mask<T, kRows>(run.where, i), y, Vec<T>(0));
+                lanes.store(run.y + i, y, streaming);
+            });
     if (streaming) stream_fence();
 }
 

@@ -28,8 +28,7 @@ template <class S>
 BNFAST_INLINE GradientRun<S> open_inputs(const BackwardTask& task, const MaskIndex& index, const Position& p) {
     return {at<S>(task.x, p), at<S>(task.dy, p), at_if_any<S>(task.residual, p), index.of(p)};
 }
-// kPlain: without dropout.
-template <class S, bool kPlain = false, class Act, class Lanes>
+template <class S, class Loop, class Act, class Lanes>
 BNFAST_INLINE AtAffine<Compute<S>> at_affine(Act act, const Dropper<Compute<S>>& dropper, const GradientRun<S>& run,
                                              std::int64_t i, Lanes lanes, const Affine<Compute<S>>& affine) {
     using T = Compute<S>;
@@ -39,7 +38,7 @@ BNFAST_INLINE AtAffine<Compute<S>> at_affine(Act act, const Dropper<Compute<S>>&
         return {x, affine.undo(act.act.inverse(x)), dz * act.act.derivative_from_output(x)};
     } else {
         const Vec<T> centred = affine.centre(x);
-        if (!kPlain && dropper.used) dz = dropper.drop(run.mask + i, dz);
+        if (Loop::drops(dropper.used)) dz = dropper.drop(run.mask + i, dz);
         if constexpr (!IsIdentity<Act>::kValue) {
             Vec<T> z = affine.apply(centred);
             if (run.residual != nullptr) z = z + lanes.load(run.residual + i);
@@ -50,12 +49,13 @@ BNFAST_INLINE AtAffine<Compute<S>> at_affine(Act act, const Dropper<Compute<S>>&
 }
 
 // What the sums of a task are compiled for.
-template <class Element, class Activation, bool kPlainSums>
+template <class Element, class Activation, class SumsLoop>
 struct SumsOf {
     using S = Element;
     using T = Compute<S>;
     using Act = Activation;
-    static constexpr bool kPlain = kPlainSums;  // is_plain, and about zero
+    using Loop = SumsLoop;  // sums are about zero where it is plain
+    static constexpr bool kPlain = Loop::kPlain;
     static constexpr bool kAlwaysCentred = sizeof(T) == 8 || IsFromOutput<Act>::kValue;
 };
 
@@ -67,7 +67,7 @@ BNFAST_INLINE void add_gradient(typename K::Act act, const Dropper<typename K::T
                                 const Affine<typename K::T>& affine, bool centred_sums, bool has_where,
                                 std::uint32_t where, Vec<double>& sum, Vec<double>& product) {
     using T = typename K::T;
-    auto [x, centred, dz] = at_affine<typename K::S, K::kPlain>(act, dropper, run, i, lanes, affine);
+    auto [x, centred, dz] = at_affine<typename K::S, typename K::Loop>(act, dropper, run, i, lanes, affine);
     if (has_where) {
         dz = select(lanes_of<T>(where), dz, Vec<T>(0));
         centred = select(lanes_of<T>(where), centred, Vec<T>(0));
@@ -75,7 +75,7 @@ BNFAST_INLINE void add_gradient(typename K::Act act, const Dropper<typename K::T
     }
     // Widened straight from memory where that is all that is needed of a vector.
     Vec<double> wide, factor;
-    if constexpr (K::kPlain && IsIdentity<typename K::Act>::kValue) {
+    if constexpr (K::Loop::kDropsNothing && IsIdentity<typename K::Act>::kValue) {
         wide = lanes.load_wide(run.dy + i);
     } else {
         wide = widen(dz);
@@ -103,7 +103,7 @@ void sum_gradients_planes(const BackwardTask& task, typename K::Act act, const D
     using S = typename K::S;
     const WhereBits where_bits = known<K::kPlain>(task.where);
     const bool has_where = where_bits.bits != nullptr, has_residual = task.residual.data != nullptr;
-    const bool centred = task.centred_sums;
+    const bool centred = task.centred_sums, drops = K::Loop::drops(dropper.used);
     const std::int64_t n = span.inner_end - span.inner_begin, total = count * n;
     Vec<double> sums[kPlanesTogether], products[kPlanesTogether];
     for (std::int64_t c = 0; c < count; ++c) sums[c] = products[c] = Vec<double>(0.0);
@@ -127,14 +127,15 @@ void sum_gradients_planes(const BackwardTask& task, typename K::Act act, const D
                 add_gradient<K>(act, dropper, run, i, lanes, affine, centred, has_where, taking_part, sum, product);
             };
             const std::int64_t split = Ahead<S>::split(c * n, total);
-            if constexpr (K::kPlain) {
+            if constexpr (K::Loop::kDropsNothing) {
                 for_each_vector_split(n, split, add);
             } else {
                 for_each_in_run(
-                    run, n, dropper.used ? kPortion : kEverything,
+                    run, n, drops ? kPortion : kEverything,
                     [](const auto&) __attribute__((always_inline)) { return std::int64_t{0}; },
-                    [&](const auto&, std::int64_t i, std::int64_t portion)
-                        __attribute__((always_inline)) { dropper.prepare(run.mask + i, portion); },
+                    [&](const auto&, std::int64_t i, std::int64_t portion) __attribute__((always_inline)) {
+                        if (drops) dropper.prepare(run.mask + i, portion);
+                    },
                     [&](const auto&, std::int64_t i, auto lanes)
                         __attribute__((always_inline)) { add(i, lanes, i >= split); });
             }
@@ -187,20 +188,31 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
     for (std::int64_t c = 0; c < width; ++c) sum_dz[c] = sum_product[c] = 0.0;
     std::int64_t o = span.outer_begin;
     constexpr int kCount = IsIdentity<typename K::Act>::kValue ? kRowsAtOnce : 4;
-    const bool bits_fit = !dropper.used || kCount * task.keep.all_channels <= kMostPrepared;
-    if (task.where.bits == nullptr && bits_fit) {
+    const bool drops = K::Loop::drops(dropper.used);
+    const std::int64_t between = (kCount - 1) * task.keep.all_channels;  // mask elements from the first row to the last
+    if (task.where.bits == nullptr && drops && keeps_row_batches(task.keep)) {
         for (; o + kCount <= span.outer_end; o += kCount) {
-            const std::int64_t last = (kCount - 1) * task.keep.all_channels + width;
-            dropper.prepare(dropper.index.of(Position{o, range.channel_begin, 0}), last);
+            for (std::int64_t c = 0; c < width; c += kWholeBatches) {
+                const std::int64_t first = range.channel_begin + c;
+                for (int r = 0; r < kCount; ++r) {
+                    dropper.prepare(dropper.index.of(Position{o + r, first, 0}), kWholeBatches);
+                }
+                const BlockRange strip{first, first + kWholeBatches, 0, 0, 0};
+                add_gradient_rows<K, kCount>(task, act, dropper, o, strip, sum_dz + c, sum_product + c);
+            }
+        }
+    } else if (task.where.bits == nullptr && (!drops || between + width <= kMostPrepared)) {
+        for (; o + kCount <= span.outer_end; o += kCount) {
+            if (drops) dropper.prepare(dropper.index.of(Position{o, range.channel_begin, 0}), between + width);
             add_gradient_rows<K, kCount>(task, act, dropper, o, range, sum_dz, sum_product);
         }
     }
     for (; o < span.outer_end; ++o) {
         if (task.where.bits != nullptr && !bit_at(task.where.bits, o)) continue;
-        const std::int64_t most = dropper.used ? kMostPrepared : width;
+        const std::int64_t most = drops ? kMostPrepared : width;
         for (std::int64_t c = 0, n; c < width; c += n) {
             n = width - c < most ? width - c : most;
-            dropper.prepare(dropper.index.of(Position{o, range.channel_begin + c, 0}), n);
+            if (drops) dropper.prepare(dropper.index.of(Position{o, range.channel_begin + c, 0}), n);
             const BlockRange piece{range.channel_begin + c, range.channel_begin + c + n, 0, 0, 0};
             add_gradient_rows<K, 1>(task, act, dropper, o, piece, sum_dz + c, sum_product + c);
         }
@@ -232,7 +244,7 @@ void sum_gradients_flat(const BackwardTask& task, typename K::Act act, const Blo
             KeepWindow rest_window(task.keep, g);
             const Dropper<T> rest(rest_window, task.keep, g);
             for (std::int64_t c = 0; o < span.outer_end; ++o, c += g.channels) {
-                rest.prepare(rest.index.of(Position{o, 0, 0}), g.channels);
+                if (K::Loop::drops(rest.used)) rest.prepare(rest.index.of(Position{o, 0, 0}), g.channels);
                 add_gradient_rows<K, 1>(task, act, rest, o, {0, g.channels, 0, 0, 0}, dz + c, product + c);
             }
         }
@@ -283,7 +295,7 @@ __attribute__((noinline)) void sum_again_centred(const BackwardTask& task, Act a
         for (std::int64_t c = begin; c < end; ++c) all &= is_finite(sum_dz_xmu[c - range.channel_begin]);
         if (all) continue;
         const BlockRange channels{begin, end, b, b + 1, 0};
-        sum_gradients<SumsOf<S, Act, false>>(again, act, dropper, channels, b, dz, dz_xmu);
+        sum_gradients<SumsOf<S, Act, LoopOf<Extras::kAny>>>(again, act, dropper, channels, b, dz, dz_xmu);
         for (std::int64_t c = begin; c < end; ++c) {
             const std::int64_t k = c - range.channel_begin;
             if (is_finite(sum_dz_xmu[k])) continue;
@@ -294,10 +306,10 @@ __attribute__((noinline)) void sum_again_centred(const BackwardTask& task, Act a
 }
 
 // Sums about zero, then about the mean, which is NaN where they have to be centred.
-template <class S, bool kPlain, class Act>
+template <class S, class Loop, class Act>
 void sum_about_zero(const BackwardTask& task, Act act, const Dropper<Compute<S>>& dropper, const BlockRange& range,
                     std::int64_t b, double* sum_dz, double* sum_dz_xmu) {
-    sum_gradients<SumsOf<S, Act, kPlain>>(task, act, dropper, range, b, sum_dz, sum_dz_xmu);
+    sum_gradients<SumsOf<S, Act, Loop>>(task, act, dropper, range, b, sum_dz, sum_dz_xmu);
     const double* mean = static_cast<const double*>(task.coefficients.mean) + range.channel_begin;
     bool all = true;
     for (std::int64_t c = 0; c < range.channel_end - range.channel_begin; ++c) {
@@ -317,11 +329,12 @@ void backward_sums(const BackwardTask& task, const BlockRange& range, const Bloc
             const std::int64_t k = (b - range.block_begin) * range.pitch;
             double *dz = out.dz + k, *dz_xmu = out.dz_xmu + k;
             if constexpr (sizeof(S) == 8 || IsFromOutput<Act>::kValue) {
-                sum_gradients<SumsOf<S, Act, false>>(task, act, dropper, range, b, dz, dz_xmu);
-            } else if (IsLight<Act>::kValue && is_plain(task)) {
-                sum_about_zero<S, IsLight<Act>::kValue>(task, act, dropper, range, b, dz, dz_xmu);
+                using Loop = LoopOf<Extras::kAny>;
+                sum_gradients<SumsOf<S, Act, Loop>>(task, act, dropper, range, b, dz, dz_xmu);
             } else {
-                sum_about_zero<S, false>(task, act, dropper, range, b, dz, dz_xmu);
+                with_loop<Act>(task, [&](auto loop) __attribute__((always_inline)) {
+                    sum_about_zero<S, decltype(loop)>(task, act, dropper, range, b, dz, dz_xmu);
+                });
             }
         }
     });

@@ -26,6 +26,11 @@ struct MaskIndex {
     }
 };
 
+// Rows of which each has its own batches of bits, and which keep them: a batch is made once, in any order.
+BNFAST_INLINE bool keeps_row_batches(const KeepBits& keep) {
+    return keep.store != nullptr && keep.pitch == 0 && keep.all_channels % kWholeBatches == 0;
+}
+
 class KeepWindow {
   public:
     BNFAST_INLINE KeepWindow(const KeepBits& keep, const Geometry& g)
@@ -91,9 +96,7 @@ struct Dropper {
     BNFAST_INLINE Dropper(KeepWindow& keep_window, const KeepBits& keep, const Geometry& g)
         : window(keep_window), used(keep.used), index(keep, g), scale(static_cast<T>(keep.scale)) {}
 
-    BNFAST_INLINE void prepare(std::int64_t mask_element, std::int64_t n) const {
-        if (used) window.prepare(mask_element, n);
-    }
+    BNFAST_INLINE void prepare(std::int64_t mask_element, std::int64_t n) const { window.prepare(mask_element, n); }
     // y or dy after dropout: kept and scaled, or zero.
     BNFAST_INLINE Vec<T> drop(std::int64_t mask_element, Vec<T> v) const {
         return select_bits(window.at(mask_element), v * scale, Vec<T>(0));

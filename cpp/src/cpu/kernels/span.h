@@ -16,6 +16,7 @@ using cpu::Coefficients;
 using cpu::ForwardTask;
 using cpu::Geometry;
 using cpu::KeepBits;
+using cpu::kWholeBatches;
 using cpu::MomentsTask;
 using cpu::Operand;
 using cpu::Tile;
@@ -23,6 +24,7 @@ using cpu::WhereBits;
 
 constexpr std::int64_t kPrefetchBytes = 8192;  // ahead of the loads, to hide the latency of DRAM
 constexpr int kRowsAtOnce = 8;                 // rows summed for each load and store of the running sums
+constexpr int kRowsTogether = 4;               // rows normalised for each load of the coefficients
 
 // Channels whose planes are summed in the order in which they lie in memory, where planes are short: one by one, each
 // would be a jump to other pages.
@@ -126,11 +128,12 @@ BNFAST_INLINE Position after_block(const Geometry& geometry, const Blocks& block
     return {span.outer_begin, same_block ? channel_end : range.channel_begin, span.inner_begin};
 }
 
-// How far ahead of an element to fetch another.
+// How far ahead of an element to fetch another: what comes next in memory, or what is so many channels on.
+template <class S>
+constexpr std::int64_t kAlong = kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
 template <class S>
 BNFAST_INLINE std::int64_t fetch_distance(const Operand& operand, std::int64_t fetch_channels) {
-    if (fetch_channels > 0) return fetch_channels * operand.channel_stride;
-    return kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
+    return fetch_channels > 0 ? fetch_channels * operand.channel_stride : kAlong<S>;
 }
 
 // Whether all operands of a tile are dense in memory, so that it can be walked without regard to where one plane or row
@@ -147,13 +150,39 @@ BNFAST_INLINE bool whole(const Tile& tile, const Geometry& g) {
 //   open(position) gives what the run that begins there is walked with, pointers above all: computed once a run,
 //   head(run) the elements before the output is aligned,
 //   prepare(run, i, n) comes before each n <= portion elements, announce(position, n) one run of n elements ahead,
-//   make(channel) gives the coefficients, and body(run, i, lanes, coefficients) handles the elements from i on.
+//   make(channel) gives the coefficients, and body(run, i, lanes, coefficients, ahead) handles the elements from i on,
+//   where `ahead` on is what to fetch, if what comes next in memory is.
+
+// Dense rows, kCount at once for each load of the coefficients; returns where the rest of the `end` elements begins.
+template <class S, int kCount, class Run, class Prepare, class Make, class Body>
+BNFAST_INLINE std::int64_t for_each_in_rows_together(std::int64_t channels, std::int64_t end, const Run& run,
+                                                     Prepare prepare, Make make, Body body) {
+    std::int64_t begin = 0;
+    for (const std::int64_t together = kCount * channels; end - begin >= together; begin += together) {
+        prepare(run, begin, together);
+        for (std::int64_t c = 0; c < channels; c += kLanes) {
+            const auto coefficients = make(c);
+            const std::int64_t ahead = rows_ahead<S, kCount>(channels, channels, c);
+            BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
+                body(run, begin + r * channels + c, AllLanes{}, coefficients, ahead);
+            }
+        }
+    }
+    return begin;
+}
+// Whether rows are of whole vectors, and not whole pages apart: loads of one would look like stores to another.
+template <class S>
+BNFAST_INLINE bool can_go_together(std::int64_t channels) {
+    constexpr std::int64_t kPage = 4096;
+    return channels % kLanes == 0 && channels * static_cast<std::int64_t>(sizeof(S)) % kPage != 0;
+}
 
 // A tile of dense rows as one run. A vector may reach into the next row: per-channel values are continued
-// periodically behind the last channel.
-template <class Open, class Head, class Prepare, class Make, class Body>
-BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, std::int64_t portion, Open open,
-                                          Head head_of_run, Prepare prepare, Make make, Body body) {
+// periodically behind the last channel. Rows go kTogether at once if they are in the cache; from memory, one after the
+// other is faster.
+template <class S, int kTogether, class Open, class Head, class Prepare, class Make, class Body>
+BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, bool in_cache, std::int64_t portion,
+                                          Open open, Head head_of_run, Prepare prepare, Make make, Body body) {
     const std::int64_t n = (tile.outer_end - tile.outer_begin) * g.channels, channels = g.channels;
     const auto run = open(Position{tile.outer_begin, 0, 0});
     const std::int64_t head = head_of_run(run) < n ? head_of_run(run) : n;
@@ -162,15 +191,20 @@ BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, s
     const auto edge = [&](std::int64_t begin, std::int64_t end) {  // not inlined: one copy of the body
         if (begin == end) return;
         prepare(run, begin, end - begin);
-        body(run, begin, FirstLanes{static_cast<int>(end - begin)}, make(begin % channels));
+        body(run, begin, FirstLanes{static_cast<int>(end - begin)}, make(begin % channels), kAlong<S>);
     };
     edge(0, head);
-    std::int64_t channel = head % channels;
-    for (std::int64_t begin = head, end; begin < tail; begin = end) {
+    std::int64_t channel = head % channels, begin = head;
+    if constexpr (kTogether > 1) {
+        if (in_cache && can_go_together<S>(channels) && channels <= portion) {
+            begin = for_each_in_rows_together<S, kTogether>(channels, tail, run, prepare, make, body);
+        }
+    }
+    for (std::int64_t end; begin < tail; begin = end) {
         end = tail - begin > portion ? begin + portion : tail;
         prepare(run, begin, end - begin);
         for (std::int64_t i = begin; i < end; i += kLanes) {
-            body(run, i, AllLanes{}, make(channel));
+            body(run, i, AllLanes{}, make(channel), kAlong<S>);
             channel += step;
             if (channel >= channels) channel -= channels;
         }
@@ -179,7 +213,7 @@ BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, s
 }
 
 // The dense planes of one outer index as one run. A vector over the border of two planes blends their coefficients.
-template <class T, class Open, class Head, class Prepare, class Make, class Body>
+template <class S, class Open, class Head, class Prepare, class Make, class Body>
 BNFAST_INLINE void for_each_in_dense_planes(const Geometry& g, const Tile& tile, std::int64_t outer,
                                             std::int64_t portion, Open open, Head head_of_run, Prepare prepare,
                                             Make make, Body body) {
@@ -191,7 +225,7 @@ BNFAST_INLINE void for_each_in_dense_planes(const Geometry& g, const Tile& tile,
     auto coefficients = make(channel);
     if (head > 0) {
         prepare(run, 0, head);
-        body(run, 0, FirstLanes{static_cast<int>(head)}, coefficients);
+        body(run, 0, FirstLanes{static_cast<int>(head)}, coefficients, kAlong<S>);
     }
     while (i < tail) {
         if (i >= prepared) {
@@ -199,17 +233,18 @@ BNFAST_INLINE void for_each_in_dense_planes(const Geometry& g, const Tile& tile,
             prepare(run, i, prepared - i);
         }
         const std::int64_t last = border < prepared ? border : prepared;
-        for (; i + kLanes <= last; i += kLanes) body(run, i, AllLanes{}, coefficients);
+        for (; i + kLanes <= last; i += kLanes) body(run, i, AllLanes{}, coefficients, kAlong<S>);
         if (i >= prepared) continue;
         const auto next = make(++channel);
-        body(run, i, AllLanes{}, blend(first_lanes<T>(static_cast<int>(border - i)), coefficients, next));
+        body(run, i, AllLanes{}, blend(first_lanes<Compute<S>>(static_cast<int>(border - i)), coefficients, next),
+             kAlong<S>);
         i += kLanes;
         border += inner;
         coefficients = next;
     }
     if (i < n) {
         prepare(run, i, n - i);
-        body(run, i, FirstLanes{static_cast<int>(n - i)}, make(tile.channel_end - 1));
+        body(run, i, FirstLanes{static_cast<int>(n - i)}, make(tile.channel_end - 1), kAlong<S>);
     }
 }
 
@@ -237,23 +272,29 @@ BNFAST_INLINE void fetch_ends(const S* run, std::int64_t n) {
 }
 
 // All runs of a tile. Planes go last to first: what the sweep before left in the cache is used before it is replaced.
-template <class T, bool kRows, class Open, class Head, class Announce, class Prepare, class Make, class Body>
-BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is_dense, std::int64_t portion, Open open,
-                                    Head head_of_run, Announce announce, Prepare prepare, Make make, Body body) {
-    if constexpr (kRows) {
-        if (is_dense) return for_each_in_dense_rows(g, tile, portion, open, head_of_run, prepare, make, body);
+template <class S, class Loop, class Open, class Head, class Announce, class Prepare, class Make, class Body>
+BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is_dense, bool in_cache,
+                                    std::int64_t portion, Open open, Head head_of_run, Announce announce,
+                                    Prepare prepare, Make make, Body body) {
+    if constexpr (Loop::kRows) {
+        constexpr int kTogether = Loop::kPlain ? kRowsTogether : 1;
+        if (is_dense) {
+            return for_each_in_dense_rows<S, kTogether>(g, tile, in_cache, portion, open, head_of_run, prepare, make,
+                                                        body);
+        }
         for (std::int64_t o = tile.outer_begin; o < tile.outer_end; ++o) {
             for_each_in_run(open(Position{o, tile.channel_begin, 0}), tile.channel_end - tile.channel_begin, portion,
                             head_of_run, prepare,
-                            [&](const auto& run, std::int64_t i, auto lanes)
-                                __attribute__((always_inline)) { body(run, i, lanes, make(tile.channel_begin + i)); });
+                            [&](const auto& run, std::int64_t i, auto lanes) __attribute__((always_inline)) {
+                                body(run, i, lanes, make(tile.channel_begin + i), kAlong<S>);
+                            });
         }
     } else {
         for (std::int64_t o = tile.outer_end - 1; o >= tile.outer_begin; --o) {
             if (is_dense) {
                 const std::int64_t next = o > tile.outer_begin ? o - 1 : o;
                 announce(Position{next, tile.channel_begin, 0}, (tile.channel_end - tile.channel_begin) * g.inner);
-                for_each_in_dense_planes<T>(g, tile, o, portion, open, head_of_run, prepare, make, body);
+                for_each_in_dense_planes<S>(g, tile, o, portion, open, head_of_run, prepare, make, body);
                 continue;
             }
             for (std::int64_t c = tile.channel_begin; c < tile.channel_end; ++c) {
@@ -261,7 +302,7 @@ BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is
                 for_each_in_run(open(Position{o, c, tile.inner_begin}), tile.inner_end - tile.inner_begin, portion,
                                 head_of_run, prepare,
                                 [&](const auto& run, std::int64_t i, auto lanes)
-                                    __attribute__((always_inline)) { body(run, i, lanes, coefficients); });
+                                    __attribute__((always_inline)) { body(run, i, lanes, coefficients, kAlong<S>); });
             }
         }
     }

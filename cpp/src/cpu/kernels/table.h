@@ -53,6 +53,8 @@ struct KeepBits {
     bool made = false;
 };
 
+constexpr std::int64_t kWholeBatches = 256;  // mask elements: batches whose bits are made together, on every target
+
 // What a sweep over a tile fetches ahead: the inputs of the channels so many on, which are swept next, or:
 constexpr std::int64_t kFetchAlong = 0;     // what comes next in memory
 constexpr std::int64_t kFetchNothing = -1;  // all is in the cache
