@@ -8,7 +8,7 @@ from cases import BFLOAT16, DTYPES, as_view, channel_dtype
 
 import bnfast
 
-# Rows of 2 to 15 channels, planes of 2 to 39 elements: several blocks, leftovers, several strips.
+# Rows of 2 to 15 channels, planes of 2 to 49 elements: several blocks, leftovers, several strips.
 SHAPES = [
     ((2100, 3), -1),
     ((513, 15), -1),
@@ -19,6 +19,7 @@ SHAPES = [
     ((1100, 7, 15), 1),
     ((150, 33, 6, 6), 1),
     ((40, 600, 39), 1),
+    ((90, 130, 7, 7), 1),
 ]
 
 

@@ -26,6 +26,7 @@ using api::check_like;
 using api::copy_channel_values;
 using api::fail;
 using api::OrderedTensor;
+using api::Sums;
 using Use = OrderedTensor::Use;
 
 cpu::ChannelStatistics statistics_of(BatchNormSaved& saved) {
@@ -35,13 +36,11 @@ cpu::ChannelStatistics statistics_of(BatchNormSaved& saved) {
 // A call's tensors in x's layout order, and the Problem that refers to them.
 class Call {
   public:
-    enum class Sums { kTaken, kNone };
-
-    Call(const BatchNormInputs& inputs, const BatchNormOptions& options, int axis, Sums sums = Sums::kTaken)
+    Call(const BatchNormInputs& inputs, const BatchNormOptions& options, int axis, Sums sums)
         : order_(options.dropout > 0 ? api::index_order(inputs.x, axis) : api::layout_order(inputs.x, axis)),
           where_(api::order_where(inputs.where, inputs.x, order_)),
           sums_(sums) {
-        if (inputs.where.data != nullptr) order_.geometry.flat = false;
+        order_.geometry.flat = inputs.where.data == nullptr && api::goes_flat(order_.geometry, sums);
         problem.geometry = order_.geometry;
         add_to(x_, &cpu::Problem::x, inputs.x, Use::kRead);
         problem.dtype = inputs.x.dtype;
@@ -148,7 +147,7 @@ void normalise_with(const char* operation, const BatchNormInputs& inputs, const 
     }
     saved.frozen = true;
     if (for_backward) saved.in_place = check_in_place(operation, inputs, y, saved);
-    Call call(inputs, options, axis, Call::Sums::kNone);
+    Call call(inputs, options, axis, Sums::kNone);
     call.read(&cpu::Problem::residual, inputs.residual);
     call.write(&cpu::Problem::y, y);
     cpu::normalise(call.problem, statistics_of(saved));
@@ -167,7 +166,7 @@ Moments moments(const TensorView& x, const WhereView& where, int axis) {
     BatchNormInputs inputs;
     inputs.x = x;
     inputs.where = where;
-    Call call(inputs, BatchNormOptions{}, axis);
+    Call call(inputs, BatchNormOptions{}, axis, Sums::kMoments);
     const std::size_t channels = static_cast<std::size_t>(x.shape[axis]);
     Moments result{std::vector<double>(channels), std::vector<double>(channels), std::vector<double>(channels),
                    std::vector<double>(channels)};
@@ -187,7 +186,7 @@ void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, 
     }
     save_parameters(inputs, options, axis, saved);
     saved.in_place = check_in_place("batch_norm", inputs, y, saved);
-    Call call(inputs, options, axis);
+    Call call(inputs, options, axis, Sums::kMoments);
     call.read(&cpu::Problem::residual, inputs.residual);
     call.write(&cpu::Problem::y, y);
     const cpu::ChannelStatistics statistics = statistics_of(saved);
@@ -195,7 +194,7 @@ void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, 
         // The mask counts elements by index. The statistics are those of x as it lies in memory, as without dropout.
         BatchNormOptions measuring = options;
         measuring.dropout = 0.0;
-        cpu::moments(Call(inputs, measuring, axis).problem, statistics);
+        cpu::moments(Call(inputs, measuring, axis, Sums::kMoments).problem, statistics);
         cpu::normalise(call.problem, statistics);
     } else if (stats == nullptr) {
         cpu::forward(call.problem, statistics);
@@ -225,7 +224,7 @@ void batch_norm_frozen(const BatchNormInputs& inputs, const TensorView& mean, co
 
 GradientSums batch_norm_backward_sums(const BatchNormInputs& inputs, const TensorView& dy, BatchNormSaved& saved) {
     check_backward("batch_norm_backward_sums", inputs, dy);
-    Call call(inputs, saved.options, saved.options.axis);
+    Call call(inputs, saved.options, saved.options.axis, Sums::kGradients);
     call.problem.from_output = saved.in_place;
     call.read(&cpu::Problem::residual, inputs.residual);
     call.read(&cpu::Problem::dy, dy);
@@ -257,7 +256,7 @@ void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, Ba
         fail(operation, "sums has " + std::to_string(total->count.size()) + " channels, expected " +
                             std::to_string(saved.channels));
     }
-    Call call(inputs, saved.options, saved.options.axis);
+    Call call(inputs, saved.options, saved.options.axis, Sums::kGradients);
     call.problem.from_output = saved.in_place;
     call.read(&cpu::Problem::residual, inputs.residual);
     call.read(&cpu::Problem::dy, dy);

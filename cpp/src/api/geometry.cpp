@@ -8,10 +8,6 @@
 namespace bnfast::api {
 namespace {
 
-// Below these, sums cost less along several rows or planes at once (measured): the channels of rows, which otherwise do
-// not fill a vector, and the elements of a plane, whose own sums take as long as two vectors.
-constexpr std::int64_t kNarrow = 16, kShort = 40;
-
 std::int64_t product(const TensorView& x, const Dims& dims) {
     std::int64_t result = 1;
     for (const int d : dims) result *= x.shape[d];
@@ -102,9 +98,17 @@ LayoutOrder layout_order(const TensorView& x, int axis) {
     order.geometry.channels = x.shape[axis];
     order.geometry.inner = product(x, order.inner_dims);
     order.geometry.rows = order.inner_dims.empty() && !one_channel;
-    const bool few = order.geometry.rows ? order.geometry.channels < kNarrow : order.geometry.inner < kShort;
-    order.geometry.flat = few && order.geometry.inner > 0;
     return order;
+}
+
+bool goes_flat(const Geometry& geometry, Sums sums) {
+    // Below these, sums cost less along several rows or planes at once (measured): the channels of rows, which
+    // otherwise do not fill a vector, and the elements of a plane, whose own sums take as long as two vectors. Moments
+    // gain from it longer, given planes enough to add together.
+    constexpr std::int64_t kNarrow = 16, kShort = 40, kShortOfMany = 50, kMany = 8;
+    if (geometry.rows) return geometry.channels < kNarrow;
+    const bool of_many = sums == Sums::kMoments && geometry.outer >= kMany;
+    return geometry.inner > 0 && geometry.inner < (of_many ? kShortOfMany : kShort);
 }
 
 LayoutOrder index_order(const TensorView& x, int axis) {

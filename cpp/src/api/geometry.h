@@ -48,6 +48,11 @@ LayoutOrder index_order(const TensorView& x, int axis);
 // Whether both are the same.
 bool lies_in_index_order(const TensorView& x, int axis);
 
+// What a call sums over the elements of channels.
+enum class Sums { kNone, kMoments, kGradients };
+// Whether short planes or narrow rows are walked several at once: a matter of the shape alone, as is every bit of sums.
+bool goes_flat(const Geometry& geometry, Sums sums);
+
 // Whether nothing lies between one plane and that of the next channel, or between one row and the next.
 bool runs_touch(const TensorView& view, const LayoutOrder& order);
 

@@ -187,7 +187,7 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
     const std::int64_t width = range.channel_end - range.channel_begin;
     for (std::int64_t c = 0; c < width; ++c) sum_dz[c] = sum_product[c] = 0.0;
     std::int64_t o = span.outer_begin;
-    constexpr int kCount = IsIdentity<typename K::Act>::kValue ? kRowsAtOnce : 4;
+    constexpr int kCount = 4;  // of two tensors: as many lines of memory at once as the moments' eight rows
     const bool drops = K::Loop::drops(dropper.used);
     const std::int64_t between = (kCount - 1) * task.keep.all_channels;  // mask elements from the first row to the last
     if (task.where.bits == nullptr && drops && keeps_row_batches(task.keep)) {
