@@ -127,6 +127,20 @@ BNFAST_INLINE Vec<T> load(const T* p) {
         return part;
     });
 }
+// One part of a vector from p on, its lanes taken from where `lane` says, into out.
+template <class T>
+BNFAST_INLINE void expand_part(const T* p, const typename Native<T>::Int* lane, T* out) {
+    typename Vec<T>::Part part;
+    __builtin_memcpy(&part, p, sizeof part);
+#if defined(__clang__)
+    for (int k = 0; k < Vec<T>::kPartLanes; ++k) out[k] = part[lane[k]];
+#else
+    typename Vec<T>::Bits lanes;
+    __builtin_memcpy(&lanes, lane, sizeof lanes);
+    part = __builtin_shuffle(part, lanes);
+    __builtin_memcpy(out, &part, sizeof part);
+#endif
+}
 template <class S>
 BNFAST_INLINE Vec<float> load_short(const S* p) {
     return map_parts<float>(BNFAST_EACH {

@@ -31,20 +31,55 @@ BNFAST_INLINE void fold_sums(const Fold& fold, std::int64_t channels, double* va
     }
 }
 // The reverse: out[e of c] = values[c], continued periodically as coefficients of rows are. Written by vectors: what
-// each has too much, the next one overwrites. A lane beyond the last channel may be loaded.
+// each has too much, the next one overwrites. Lanes beyond the last channel may be loaded.
 template <class T>
-BNFAST_INLINE void expand(const Fold& fold, std::int64_t channels, const T* values, T* out) {
-    if (fold.step == 1) {
-        for (std::int64_t c = 0; c < channels; ++c) {
-            for (std::int64_t e = 0; e < fold.count; e += kLanes) store(out + c * fold.channel + e, Vec<T>(values[c]));
+class Expansion {
+  public:
+    BNFAST_INLINE explicit Expansion(const Fold& fold) : fold_(fold) {
+        if (!many_in_vector()) return;
+        for (std::int64_t first = 0; first < fold.count; ++first) {
+            typename Native<T>::Int channel = 0;
+            for (std::int64_t lane = 0, element = first; lane < kPart; ++lane) {
+                channel_of_lane_[first][lane] = channel;
+                if (++element < fold.count) continue;
+                element = 0;
+                ++channel;
+            }
         }
-    } else {
-        const Vec<T> row = load(values);
-        for (std::int64_t e = 0; e < fold.count; ++e) store(out + e * fold.step, row);
     }
-    const std::int64_t width = channels * fold.count;
-    for (std::int64_t i = 0; i < kLanes; ++i) out[width + i] = out[i % width];
-}
+    BNFAST_INLINE void operator()(std::int64_t channels, const T* values, T* out) const {
+        const std::int64_t width = channels * fold_.count;
+        if (many_in_vector()) {
+            const std::int64_t channel_step = kPart / fold_.count, element_step = kPart % fold_.count;
+            for (std::int64_t i = 0, channel = 0, element = 0; i < width; i += kPart) {
+                expand_part(values + channel, channel_of_lane_[element], out + i);
+                element += element_step;
+                const bool in_next = element >= fold_.count;
+                channel += channel_step + (in_next ? 1 : 0);
+                element -= in_next ? fold_.count : 0;
+            }
+        } else if (fold_.step == 1) {
+            for (std::int64_t c = 0; c < channels; ++c) {
+                for (std::int64_t e = 0; e < fold_.count; e += kLanes) {
+                    store(out + c * fold_.channel + e, Vec<T>(values[c]));
+                }
+            }
+        } else {
+            const Vec<T> row = load(values);
+            for (std::int64_t e = 0; e < fold_.count; ++e) store(out + e * fold_.step, row);
+        }
+        for (std::int64_t i = 0; i < kLanes; ++i) out[width + i] = out[i % width];
+    }
+
+  private:
+    static constexpr int kPart = Vec<T>::kPartLanes, kMany = kLanes / 2;
+    // Planes of which a vector has several: fewer vectors than planes.
+    BNFAST_INLINE bool many_in_vector() const { return fold_.step == 1 && fold_.count <= kMany; }
+
+    const Fold fold_;
+    // By the element of a channel at which a part begins: which of the channels from there on a lane belongs to.
+    typename Native<T>::Int channel_of_lane_[kMany][kPart];
+};
 
 BNFAST_INLINE Operand flat_operand(const Operand& operand, const Geometry& g, std::int64_t channel,
                                    std::int64_t item_size) {
@@ -71,9 +106,10 @@ struct FlatCoefficients {
 
     BNFAST_INLINE Coefficients expand_all(const Fold& fold, const Coefficients& c, std::int64_t channel,
                                           std::int64_t channels, bool gradients) {
+        const Expansion<T> expand(fold);
         const auto one = [&](int k, const void* source) __attribute__((always_inline)) -> const void* {
             if (source == nullptr) return nullptr;
-            expand(fold, channels, static_cast<const T*>(source) + channel, values[k]);
+            expand(channels, static_cast<const T*>(source) + channel, values[k]);
             return values[k];
         };
         Coefficients flat{one(0, c.prescale),

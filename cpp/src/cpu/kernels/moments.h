@@ -253,7 +253,7 @@ void moments_flat(const MomentsTask& task, const BlockRange& range, const BlockM
                 pivot[c] = 0.0;
                 if constexpr (kPivot) pivot[c] = *at<S>(task.x, span.outer_begin, first + c);
             }
-            if constexpr (kPivot) expand(fold, count, pivot, p);
+            if constexpr (kPivot) Expansion<double>{fold}(count, pivot, p);
             sum_flat<S, kPivot>(task, fold, span, first, count, p, s, q);
             bool all = true;
             for (std::int64_t c = 0; c < count; ++c) {
@@ -263,7 +263,7 @@ void moments_flat(const MomentsTask& task, const BlockRange& range, const BlockM
             if (all) continue;
             double again_s[kFlatArray], again_q[kFlatArray];
             for (std::int64_t c = 0; c < count; ++c) pivot[c] = mean[c];
-            expand(fold, count, pivot, p);
+            Expansion<double>{fold}(count, pivot, p);
             sum_flat<S, true>(task, fold, span, first, count, p, again_s, again_q);
             for (std::int64_t c = 0; c < count; ++c) {
                 if (trusted(q[c], m2[c])) continue;
