@@ -186,12 +186,13 @@ void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, 
     }
     save_parameters(inputs, options, axis, saved);
     saved.in_place = check_in_place("batch_norm", inputs, y, saved);
-    Call call(inputs, options, axis, Sums::kMoments);
+    // The mask counts elements by index. The statistics are those of x as it lies in memory, as without dropout.
+    const bool measured_apart = options.dropout > 0 && !api::lies_in_index_order(inputs.x, axis);
+    Call call(inputs, options, axis, stats != nullptr || measured_apart ? Sums::kNone : Sums::kMoments);
     call.read(&cpu::Problem::residual, inputs.residual);
     call.write(&cpu::Problem::y, y);
     const cpu::ChannelStatistics statistics = statistics_of(saved);
-    if (stats == nullptr && options.dropout > 0 && !api::lies_in_index_order(inputs.x, axis)) {
-        // The mask counts elements by index. The statistics are those of x as it lies in memory, as without dropout.
+    if (stats == nullptr && measured_apart) {
         BatchNormOptions measuring = options;
         measuring.dropout = 0.0;
         cpu::moments(Call(inputs, measuring, axis, Sums::kMoments).problem, statistics);

@@ -131,7 +131,7 @@ inline Sweep cut_sweep(const Problem& problem, const Blocks& blocks, int threads
     const std::int64_t channels = problem.geometry.channels;
     Sweep sweep;
     if (goes_along_rows(problem.geometry)) {
-        // No two tasks should make the same batch of a mask, as long as there is work for all threads.
+        // No two tasks along rows should make the same batch of a mask, as long as there is work for all threads.
         const bool by_batches = problem.has_dropout() && channels * blocks.count >= kWholeBatches * threads;
         const std::int64_t row_piece = by_batches ? kWholeBatches : kRowPiece;
         const std::int64_t piece =

@@ -269,10 +269,11 @@ BNFAST_INLINE void keep_bits_of_batch(const DropoutBits& bits, PhiloxStream& str
     }
 }
 
-// 16 bits (and more, where there are) from bit `i` on. By whole words as they were stored: the processor hands a load
-// the value of a store that is still under way, but not parts of two.
+// 16 bits from bit `i` on, and others above them. By whole words as they were stored: the processor hands a load the
+// value of a store that is still under way, but not parts of two. No word is read that has none of the 16: another
+// thread may be writing it.
 BNFAST_INLINE std::uint64_t bits_of_words(const std::uint64_t* words, std::int64_t i) {
-    const std::uint64_t low = words[i >> 6] >> (i & 63), high = words[(i >> 6) + 1] << 1 << (63 - (i & 63));
+    const std::uint64_t low = words[i >> 6] >> (i & 63), high = words[(i + 15) >> 6] << 1 << (63 - (i & 63));
     return low | high;
 }
 

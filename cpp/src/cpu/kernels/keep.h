@@ -26,7 +26,9 @@ struct MaskIndex {
     }
 };
 
-// Rows of which each has its own batches of bits, and which keep them: a batch is made once, in any order.
+// Rows of which each has its own batches of bits, and which keep them: a batch is made once, in any order. (Tasks are
+// then whole batches wide: take_keep_bits in cpu/batch_norm.cpp.)
+static_assert(kWholeBatches % kBatchElements == 0, "batches of no target may straddle two rows");
 BNFAST_INLINE bool keeps_row_batches(const KeepBits& keep) {
     return keep.store != nullptr && keep.pitch == 0 && keep.all_channels % kWholeBatches == 0;
 }
@@ -46,7 +48,7 @@ class KeepWindow {
     BNFAST_INLINE void prepare(std::int64_t index, std::int64_t n) {
         if (index < begin_ || index + n > end_) make_until(index, n);
     }
-    // The bits of the vector at a prepared mask element.
+    // The bits of the vector at a prepared mask element. Those of rows that keep them may lie before begin_.
     BNFAST_INLINE std::uint32_t at(std::int64_t index) const {
         return static_cast<std::uint32_t>(bits_of_words(words_, index - begin_));
     }

@@ -149,9 +149,10 @@ BNFAST_INLINE bool whole(const Tile& tile, const Geometry& g) {
 // A walk over a tile goes along runs of memory, and along each by vectors. Its loops take functions:
 //   open(position) gives what the run that begins there is walked with, pointers above all: computed once a run,
 //   head(run) the elements before the output is aligned,
-//   prepare(run, i, n) comes before each n <= portion elements, announce(position, n) one run of n elements ahead,
-//   make(channel) gives the coefficients, and body(run, i, lanes, coefficients, ahead) handles the elements from i on,
-//   where `ahead` on is what to fetch, if what comes next in memory is.
+//   prepare(run, i, n) comes before each n elements, at most a portion or kRowsTogether rows of a portion each,
+//   announce(position, n) one run of n elements ahead,
+//   make(channel) gives the coefficients, and body(run, i, lanes, coefficients, ahead) handles the elements from i on;
+//   `ahead` is how far from there what the walk along rows comes to next lies in memory.
 
 // Dense rows, kCount at once for each load of the coefficients; returns where the rest of the `end` elements begins.
 template <class S, int kCount, class Run, class Prepare, class Make, class Body>
