@@ -51,12 +51,13 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
         task.dresidual.channel_stride == task.dx.channel_stride &&
         head_of(static_cast<const S*>(task.dresidual.data)) == head_of(static_cast<const S*>(task.dx.data));
     const bool streams_both = streaming && has_dresidual && alike;
+    const bool in_cache = !streaming && task.dx.data != task.dy.data;  // in place, nothing is streamed, however large
     KeepWindow window(task.keep, g);
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense = !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
     for_each_in_tile<S, Loop>(
-        g, tile, is_dense, !streaming, Loop::drops(dropper.used) && !task.keep.made ? kPortion : kEverything,
+        g, tile, is_dense, in_cache, Loop::drops(dropper.used) && !task.keep.made ? kPortion : kEverything,
         [&](const Position& p) __attribute__((always_inline)) {
             return Run{open_inputs<S>(task, dropper.index, p), at<S>(task.dx, p), at_if_any<S>(task.dresidual, p),
                        open_where<kRows>(where, p)};

@@ -29,12 +29,13 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
     const bool streaming = task.streaming, fetches = task.fetch_channels != cpu::kFetchNothing;
     const std::int64_t ahead_x = fetch_distance<S>(task.x, task.fetch_channels);
     const std::int64_t ahead_residual = fetch_distance<S>(task.residual, task.fetch_channels);
+    const bool in_cache = !streaming && task.y.data != task.x.data;  // in place, nothing is streamed, however large
     KeepWindow window(task.keep, g);
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense =
         !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
     for_each_in_tile<S, Loop>(
-        g, tile, is_dense, !streaming, Loop::drops(dropper.used) ? kPortion : kEverything,
+        g, tile, is_dense, in_cache, Loop::drops(dropper.used) ? kPortion : kEverything,
         [&](const Position& p) __attribute__((always_inline)) {
             return Run{at<S>(task.x, p), at_if_any<S>(task.residual, p), at<S>(task.y, p), dropper.index.of(p),
                        open_where<kRows>(where, p)};
