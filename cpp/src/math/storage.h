@@ -47,24 +47,41 @@ BNFAST_INLINE ShortPart truncate(WordPart word) {
 #endif
 }
 
+#if defined(__AVX512F__)
+// The high halves of the words of a register: the 16-bit lanes that a bfloat16 is found in.
+constexpr __mmask32 kHighHalves = 0xaaaaaaaaU;
+#endif
+
 BNFAST_INLINE Vec<float>::Part decode(ShortPart raw, BFloat16) {
+#if defined(__AVX512F__)
+    // One shuffle: lane i goes to the high half of word i.
+    const __m512i source = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7, 7, 6, 6, 5,
+                                            5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    const __m512i lanes = _mm512_castsi256_si512(reinterpret_cast<__m256i>(raw));
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kHighHalves, source, lanes));
+#else
     return reinterpret_cast<Vec<float>::Part>(extend(raw) << 16);
+#endif
 }
 
 // Round to nearest even by adding half a unit (less one where the result's last bit is even) and cutting.
 // vcvtneps2bf16 is not used: it flushes denormals to zero.
 BNFAST_INLINE ShortPart encode(Vec<float>::Part value, BFloat16) {
-    const WordPart word = reinterpret_cast<WordPart>(value);
-    const WordPart last_bit = (word >> 16) & 1U;
 #if defined(__AVX512F__)
-    const __mmask16 ordered = _mm512_cmp_ps_mask(value, value, _CMP_ORD_Q);
-    const __m512i raw = reinterpret_cast<__m512i>(word);
-    const __m512i quiet = _mm512_mask_or_epi32(raw, static_cast<__mmask16>(~ordered), raw, _mm512_set1_epi32(0x400000));
-    const __m512i rounded = _mm512_mask_add_epi32(quiet, ordered, reinterpret_cast<__m512i>(word + 0x7fffU),
-                                                  reinterpret_cast<__m512i>(last_bit));
-    return truncate(reinterpret_cast<WordPart>(rounded) >> 16);
+    const __m512i word = _mm512_castps_si512(value);
+    const __mmask16 odd = _mm512_test_epi32_mask(word, _mm512_set1_epi32(0x10000));
+    __m512i rounded = _mm512_add_epi32(word, _mm512_set1_epi32(0x7fff));
+    rounded = _mm512_mask_add_epi32(rounded, odd, word, _mm512_set1_epi32(0x8000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    rounded = _mm512_mask_or_epi32(rounded, nan, word, _mm512_set1_epi32(0x400000));
+    // One shuffle, where a shift and vpmovdw would be three operations.
+    const __m512i source = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29, 27, 25, 23, 21, 19,
+                                            17, 15, 13, 11, 9, 7, 5, 3, 1);
+    const __m512i high = _mm512_maskz_permutexvar_epi16(0xffffffffU, source, rounded);
+    return reinterpret_cast<ShortPart>(_mm512_maskz_extracti32x8_epi32(0xff, high, 0));
 #else
-    const WordPart rounded = (word + 0x7fffU + last_bit) >> 16;
+    const WordPart word = reinterpret_cast<WordPart>(value);
+    const WordPart rounded = (word + 0x7fffU + ((word >> 16) & 1U)) >> 16;
     const WordPart quiet_nan = (word >> 16) | 0x40U;
     return truncate((word & 0x7fffffffU) > 0x7f800000U ? quiet_nan : rounded);
 #endif
@@ -112,7 +129,9 @@ BNFAST_INLINE ShortPart encode(Vec<float>::Part value, Half) {
 #if defined(__AVX512F__)
 // Half a register of floats.
 BNFAST_INLINE HalfPart decode_half(__m128i raw, BFloat16) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16));
+    const __m256i source = _mm256_set_epi16(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    const __m256i lanes = _mm256_castsi128_si256(raw);
+    return _mm256_castsi256_ps(_mm256_maskz_permutexvar_epi16(static_cast<__mmask16>(kHighHalves), source, lanes));
 }
 BNFAST_INLINE HalfPart decode_half(__m128i raw, Half) { return _mm256_cvtph_ps(raw); }
 #endif
