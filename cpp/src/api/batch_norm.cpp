@@ -2,6 +2,7 @@
 #include "bnfast/batch_norm.h"
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "api/checks.h"
@@ -9,6 +10,7 @@
 #include "api/geometry.h"
 #include "api/memory.h"
 #include "cpu/batch_norm.h"
+#include "cpu/plan.h"
 
 namespace bnfast {
 
@@ -112,8 +114,10 @@ void save_parameters(const BatchNormInputs& inputs, const BatchNormOptions& opti
     saved.has_gamma = inputs.gamma.data != nullptr;
     saved.has_beta = inputs.beta.data != nullptr;
     saved.resize(channels);
-    copy_channel_values(inputs.gamma, 1.0, channels, saved.gamma());
-    copy_channel_values(inputs.beta, 0.0, channels, saved.beta());
+    cpu::share_out_channels(channels, [&](std::int64_t begin, std::int64_t end) {
+        copy_channel_values(inputs.gamma, 1.0, begin, end, saved.gamma());
+        copy_channel_values(inputs.beta, 0.0, begin, end, saved.beta());
+    });
 }
 
 // Whether y goes over x. Backward must then find x in y again: ValueError where it could not.
@@ -135,15 +139,20 @@ void normalise_with(const char* operation, const BatchNormInputs& inputs, const 
     check_disjoint(operation, out, "var", var);
     save_parameters(inputs, options, axis, saved);
     const std::int64_t channels = saved.channels;
-    copy_channel_values(mean, 0.0, channels, saved.mean());
-    copy_channel_values(var, 1.0, channels, saved.m2());  // m2 of one element is its var
-    std::fill_n(saved.count(), channels, 1.0);
-    std::fill_n(saved.mean_low(), channels, 0.0);
-    for (std::int64_t c = 0; c < channels; ++c) {
-        if (saved.m2()[c] < 0) {
-            fail(operation, "var is " + api::number_text(saved.m2()[c]) + " in channel " + std::to_string(c) +
-                                ", expected numbers >= 0");
-        }
+    std::atomic<bool> any_negative{false};
+    cpu::share_out_channels(channels, [&](std::int64_t begin, std::int64_t end) {
+        copy_channel_values(mean, 0.0, begin, end, saved.mean());
+        copy_channel_values(var, 1.0, begin, end, saved.m2());  // m2 of one element is its var
+        std::fill(saved.count() + begin, saved.count() + end, 1.0);
+        std::fill(saved.mean_low() + begin, saved.mean_low() + end, 0.0);
+        bool negative = false;
+        for (std::int64_t c = begin; c < end; ++c) negative |= saved.m2()[c] < 0;
+        if (negative) any_negative = true;
+    });
+    if (any_negative) {
+        const double* const found = std::find_if(saved.m2(), saved.m2() + channels, [](double v) { return v < 0; });
+        fail(operation, "var is " + api::number_text(*found) + " in channel " + std::to_string(found - saved.m2()) +
+                            ", expected numbers >= 0");
     }
     saved.frozen = true;
     if (for_backward) saved.in_place = check_in_place(operation, inputs, y, saved);
@@ -265,8 +274,7 @@ void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, Ba
     call.write(&cpu::Problem::dresidual, dresidual);
     cpu::TotalSums sums{};
     if (total != nullptr) sums = {total->count.data(), total->sum_dy.data(), total->sum_dy_xmu.data()};
-    cpu::backward(call.problem, statistics_of(saved), saved.frozen, total != nullptr ? &sums : nullptr, dbeta, dgamma);
-    for (std::int64_t c = 0; c < saved.channels; ++c) dgamma[c] *= saved.invstd()[c];
+    cpu::backward(call.problem, statistics_of(saved), saved.frozen, total != nullptr ? &sums : nullptr, dgamma, dbeta);
     call.finish();
 }
 

@@ -175,19 +175,19 @@ void copy_as_double(const char* source, std::int64_t stride, std::int64_t n, dou
 
 }  // namespace
 
-void copy_channel_values(const TensorView& values, double absent, std::int64_t channels, double* out) {
+void copy_channel_values(const TensorView& values, double absent, std::int64_t begin, std::int64_t end, double* out) {
     if (values.data == nullptr) {
-        std::fill_n(out, channels, absent);
+        std::fill(out + begin, out + end, absent);
         return;
     }
-    const char* source = static_cast<const char*>(values.data);
-    const std::int64_t stride = values.strides[0];
+    const std::int64_t stride = values.strides[0], channels = end - begin;
+    const char* source = static_cast<const char*>(values.data) + begin * stride;
     if (values.dtype == DType::kFloat64) {
-        copy_as_double<double>(source, stride, channels, out);
+        copy_as_double<double>(source, stride, channels, out + begin);
     } else if (stride == sizeof(float)) {
-        copy_as_double<float>(source, sizeof(float), channels, out);  // a loop of vectors
+        copy_as_double<float>(source, sizeof(float), channels, out + begin);  // a loop of vectors
     } else {
-        copy_as_double<float>(source, stride, channels, out);
+        copy_as_double<float>(source, stride, channels, out + begin);
     }
 }
 

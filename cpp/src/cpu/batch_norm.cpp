@@ -91,7 +91,9 @@ MomentsTask moments_task(const Problem& problem, const BlockCounts& counts) {
 void moments_here(const Problem& problem, const BlockCounts& counts, const ChannelStatistics& out) {
     Scratch scratch;
     const std::int64_t channels = problem.geometry.channels, pitch = padded(channels);
-    const BlockMoments blocks = take_block_moments(scratch, std::max<std::int64_t>(counts.blocks.count, 1), pitch);
+    const BlockMoments blocks =
+        counts.blocks.count == 1 ? BlockMoments{out.mean, out.mean_low, out.m2}
+                                 : take_block_moments(scratch, std::max<std::int64_t>(counts.blocks.count, 1), pitch);
     kernels_of(problem).moments(moments_task(problem, counts), {0, channels, 0, counts.blocks.count, pitch}, blocks);
     active_target().merge_moments(blocks, counts.each, counts.blocks.count, pitch, channels);
     store_moments(blocks, channels, counts.total, counts.blocks.count > 0, out);
@@ -126,6 +128,14 @@ ForwardTask forward_task(const Problem& problem, const Coefficients& coefficient
             keep_of(problem), problem.activation, problem.activation_slope, streaming, fetch_channels};
 }
 
+void apply_here(const Problem& problem, const ChannelStatistics& s, bool streaming, std::int64_t fetch_channels) {
+    Scratch scratch;
+    const Coefficients coefficients = affine_coefficients(problem, s, take_coefficients(scratch, problem));
+    const Geometry& g = problem.geometry;
+    kernels_of(problem).forward(forward_task(problem, coefficients, streaming, fetch_channels),
+                                {0, g.outer, 0, g.channels, 0, g.inner});
+}
+
 void apply_together(const Problem& problem, const ChannelStatistics& s, int threads, bool streaming,
                     std::int64_t fetch_channels) {
     Scratch scratch;
@@ -153,8 +163,19 @@ void moments(const Problem& problem, const ChannelStatistics& out) {
 }
 
 void normalise(const Problem& problem, const ChannelStatistics& given) {
-    fill_invstd(problem, given);
-    apply_together(problem, given, useful_threads(problem), worth_streaming(problem), kFetchAlong);
+    const int threads = useful_threads(problem);
+    const bool streaming = worth_streaming(problem);
+    const Grouping grouping = group_channels(problem, 1, threads);
+    if (!normalises_by_groups(problem, grouping)) {
+        fill_invstd(problem, given);
+        return apply_together(problem, given, threads, streaming, kFetchAlong);
+    }
+    for_each_range(problem.geometry.channels, grouping.per_group, threads, [&](std::int64_t begin, std::int64_t end) {
+        const Problem group = channel_range(problem, begin, end);
+        const ChannelStatistics statistics = from_channel(given, begin);
+        fill_invstd(group, statistics);
+        apply_here(group, statistics, streaming, next_to_fetch(problem, grouping, end));
+    });
 }
 
 void forward(const Problem& problem, const ChannelStatistics& out) {
@@ -175,11 +196,7 @@ void forward(const Problem& problem, const ChannelStatistics& out) {
         const ChannelStatistics statistics = from_channel(out, begin);
         moments_here(group, counts, statistics);
         fill_invstd(group, statistics);
-        Scratch mine;
-        const Coefficients coefficients = affine_coefficients(group, statistics, take_coefficients(mine, group));
-        const Geometry& g = group.geometry;
-        kernels_of(group).forward(forward_task(group, coefficients, streaming, next_to_fetch(problem, grouping, end)),
-                                  {0, g.outer, 0, g.channels, 0, g.inner});
+        apply_here(group, statistics, streaming, next_to_fetch(problem, grouping, end));
     };
     for_each_group(problem, grouping, threads, together, alone);
 }
@@ -201,7 +218,8 @@ void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients&
                double* sum_dz_xmu) {
     Scratch scratch;
     const std::int64_t channels = problem.geometry.channels, pitch = padded(channels);
-    const BlockSums sums = take_block_sums(scratch, std::max<std::int64_t>(blocks.count, 1), pitch);
+    const BlockSums sums =
+        blocks.count <= 1 ? BlockSums{sum_dz, sum_dz_xmu} : take_block_sums(scratch, blocks.count, pitch);
     if (blocks.count == 0) {
         std::fill_n(sums.dz, channels, 0.0);
         std::fill_n(sums.dz_xmu, channels, 0.0);
@@ -209,8 +227,10 @@ void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients&
     kernels_of(problem).backward_sums(backward_task(problem, blocks, coefficients, false, kFetchAlong),
                                       {0, channels, 0, blocks.count, pitch}, sums);
     active_target().merge_sums(sums, blocks.count, pitch, channels);
-    std::copy_n(sums.dz, channels, sum_dz);
-    std::copy_n(sums.dz_xmu, channels, sum_dz_xmu);
+    if (blocks.count > 1) {
+        std::copy_n(sums.dz, channels, sum_dz);
+        std::copy_n(sums.dz_xmu, channels, sum_dz_xmu);
+    }
     undo_prescale(problem, coefficients, sum_dz_xmu);
 }
 
@@ -248,7 +268,7 @@ void gradient_sums(const Problem& problem, const ChannelStatistics& saved, doubl
 }
 
 void backward(const Problem& problem, const ChannelStatistics& saved, bool constant_statistics, const TotalSums* total,
-              double* sum_dz, double* sum_dz_xmu) {
+              double* dgamma, double* dbeta) {
     const int threads = useful_threads(problem);
     const Blocks blocks = cut_blocks(problem.geometry);
     const bool streaming = worth_streaming(problem);
@@ -258,7 +278,7 @@ void backward(const Problem& problem, const ChannelStatistics& saved, bool const
     const auto totals = [&](std::int64_t channel) {
         return total != nullptr
                    ? TotalSums{total->count + channel, total->sum_dz + channel, total->sum_dz_xmu + channel}
-                   : TotalSums{saved.count + channel, sum_dz + channel, sum_dz_xmu + channel};
+                   : TotalSums{saved.count + channel, dbeta + channel, dgamma + channel};
     };
     const auto sweep_group = [&](std::int64_t begin, std::int64_t end, bool alone, const auto& sums,
                                  const auto& apply) {
@@ -268,8 +288,9 @@ void backward(const Problem& problem, const ChannelStatistics& saved, bool const
         take_keep_bits(mine, blocks, threads, alone, group);
         const MutableCoefficients memory = take_coefficients(mine, group);
         const Coefficients coefficients = affine_coefficients(group, statistics, memory);
-        sums(group, coefficients, sum_dz + begin, sum_dz_xmu + begin);
+        sums(group, coefficients, dbeta + begin, dgamma + begin);  // of dz, and of dz * (x - mean)
         gradient_coefficients(group, statistics, constant_statistics, totals(begin), coefficients, memory);
+        for (std::int64_t c = begin; c < end; ++c) dgamma[c] *= saved.invstd[c];
         BackwardTask task =
             backward_task(group, blocks, coefficients, streaming, next_to_fetch(problem, grouping, end));
         task.keep.made = group.geometry.rows && task.keep.store != nullptr;

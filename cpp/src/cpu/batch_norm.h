@@ -20,13 +20,13 @@ void normalise(const Problem& problem, const ChannelStatistics& given);
 // Sums over x's own elements of the gradient dz at the affine's output, and of dz * (x - mean).
 void gradient_sums(const Problem& problem, const ChannelStatistics& saved, double* sum_dz, double* sum_dz_xmu);
 
-// Sums as above, and dx and dresidual. With constant_statistics mean and var do not depend on x. total, where given,
-// are the count and sums of the whole (synchronised) batch.
+// dx, dresidual, and the sums as above as dgamma and dbeta. With constant_statistics mean and var do not depend on x.
+// total, where given, are the count and sums of the whole (synchronised) batch.
 struct TotalSums {
     const double *count, *sum_dz, *sum_dz_xmu;
 };
 void backward(const Problem& problem, const ChannelStatistics& saved, bool constant_statistics, const TotalSums* total,
-              double* sum_dz, double* sum_dz_xmu);
+              double* dgamma, double* dbeta);
 
 // dst[i] = sum over the sources, streamed by the threads in use: the bandwidth floor that bench/ measures.
 void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads);

@@ -59,12 +59,39 @@ inline bool worth_streaming(const Problem& problem) {
     return !in_place && exceeds_caches(problem.elements() * item_size(problem.dtype));
 }
 
+// Ranges of channels narrow enough that all threads have several.
+inline std::int64_t channels_per_task(std::int64_t channels, int threads) {
+    return std::max<std::int64_t>(1, channels / (4 * threads));
+}
+
+// Runs body(begin, end) over ranges of channels.
+template <class Body>
+void for_each_range(std::int64_t channels, std::int64_t step, int threads, const Body& body) {
+    parallel_for((channels + step - 1) / step, threads,
+                 [&](std::int64_t task) { body(task * step, std::min(channels, (task + 1) * step)); });
+}
+
+// The same for the numbers of channels: shared out where they are many, in the shares that group_channels makes of
+// short channels, so that a thread finds in its cache what it wrote.
+template <class Body>
+void share_out_channels(std::int64_t channels, const Body& body) {
+    constexpr std::int64_t kMany = 4096;
+    const int threads = channels < kMany ? 1 : num_threads();
+    for_each_range(channels, threads == 1 ? kMany : channels_per_task(channels, threads), threads, body);
+}
+
 // How the channels of a tensor are grouped. A group is measured and then normalised while it is in the caches.
 struct Grouping {
     std::int64_t per_group = 1;         // channels
     bool shared = false;                // all threads work on one group after the other, each on its part
     std::int64_t next = kFetchNothing;  // what normalising one fetches ahead: fetch_channels of the kernels' tasks
 };
+
+// The bytes of a group that are neighbours in memory, and how many of them it takes for a group to be fetched well.
+inline std::int64_t run_bytes(const Problem& problem, const Grouping& grouping) {
+    return grouping.per_group * problem.geometry.inner * item_size(problem.dtype);
+}
+constexpr std::int64_t kLongestRun = 65536, kShortestRun = 1024, kShortestOfFewRows = 256;
 
 inline Grouping group_channels(const Problem& problem, int operands, int threads) {
     const Geometry& g = problem.geometry;
@@ -73,25 +100,29 @@ inline Grouping group_channels(const Problem& problem, int operands, int threads
     const std::int64_t cache = private_cache_bytes(), budget = cache * 7 / 8;
     const std::int64_t all = std::max<std::int64_t>(g.channels, 1);
     if (threads == 1 && channel_bytes * g.channels <= cache * 3 / 4) return {all, false, kFetchNothing};
-    Grouping grouping;
-    // Rows are swept twice: a strip of some channels of all rows is spread over few sets of the cache where the stride
-    // is a power of two, and does not stay there. So are channels that are too long for all caches together.
+    // Channels that are too long for all caches together are swept twice, and so are rows that would make the same bits
+    // of a mask for two groups.
     const bool enough = g.channels >= 2 * threads;
     const bool fits_shared = enough && channel_bytes * threads <= shared_cache_bytes() / 4;
     const bool fits_together = channel_bytes <= budget * threads;
-    if (g.rows || channel_bytes == 0 || !(fits_shared || fits_together)) return {all, true, kFetchAlong};
+    const Grouping all_together{all, true, kFetchAlong};
+    if (channel_bytes == 0 || !(fits_shared || fits_together)) return all_together;
+    if (g.rows && problem.has_dropout()) return all_together;
+    Grouping grouping;
     if (channel_bytes > budget ? !fits_shared : g.channels < threads) {
+        if (g.rows) return all_together;
         grouping.shared = true;
         grouping.per_group = std::max<std::int64_t>(1, budget * threads / 2 / channel_bytes);
     } else {
         // Wide enough that every run of memory is several pages long, narrow enough that all threads have several.
-        constexpr std::int64_t kLongRun = 65536;
-        const std::int64_t wanted =
-            std::min({kLongRun / (g.inner * item), budget * 3 / 7 / channel_bytes, g.channels / (4 * threads)});
+        const std::int64_t wanted = std::min(
+            {kLongestRun / (g.inner * item), budget * 3 / 7 / channel_bytes, channels_per_task(g.channels, threads)});
         grouping.per_group = std::max<std::int64_t>(wanted, 1);
-        // Short planes leave a group with runs too short to fetch.
-        constexpr std::int64_t kShortestRun = 1024;
-        if (g.flat && grouping.per_group * g.inner * item < kShortestRun) return {all, true, kFetchAlong};
+        // Short planes, and rows, leave a group with runs too short to fetch. A strip of many rows, besides, is spread
+        // over few sets of the cache where the stride is a power of two, and does not stay there.
+        constexpr std::int64_t kFewRows = 64;
+        const std::int64_t shortest = g.rows && g.outer <= kFewRows ? kShortestOfFewRows : kShortestRun;
+        if ((g.flat || g.rows) && run_bytes(problem, grouping) < shortest) return all_together;
     }
     // The next group may be fetched while this one is normalised where both fit in the cache. It pays where they come
     // from memory (measured: a tenth to a fifth), and costs as much where the shared cache has them.
@@ -99,6 +130,15 @@ inline Grouping group_channels(const Problem& problem, int operands, int threads
     const bool fits = 2 * group_bytes <= cache * 7 / 8;
     if (fits && channel_bytes * g.channels > 2 * share_of_shared_cache()) grouping.next = grouping.per_group;
     return grouping;
+}
+
+// Whether threads that only normalise should each have channels of their own, too: where coefficients take as long as
+// the elements, or runs are long.
+inline bool normalises_by_groups(const Problem& problem, const Grouping& grouping) {
+    constexpr std::int64_t kShortChannel = 64;  // elements
+    if (grouping.shared) return false;
+    return problem.geometry.rows ? run_bytes(problem, grouping) >= kShortestRun
+                                 : problem.channel_elements() <= kShortChannel;
 }
 
 }  // namespace bnfast::cpu

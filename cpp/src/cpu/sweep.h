@@ -101,14 +101,14 @@ inline BlockSums take_block_sums(Scratch& scratch, std::int64_t blocks, std::int
 inline void store_moments(const BlockMoments& merged, std::int64_t channels, double total, bool any_block,
                           const ChannelStatistics& out) {
     std::fill_n(out.count, channels, total);
-    if (any_block) {
-        std::copy_n(merged.mean, channels, out.mean);
-        std::copy_n(merged.mean_low, channels, out.mean_low);
-        std::copy_n(merged.m2, channels, out.m2);
-    } else {
+    if (!any_block) {
         std::fill_n(out.mean, channels, 0.0);
         std::fill_n(out.mean_low, channels, 0.0);
         std::fill_n(out.m2, channels, 0.0);
+    } else if (merged.mean != out.mean) {  // a single block is measured in place
+        std::copy_n(merged.mean, channels, out.mean);
+        std::copy_n(merged.mean_low, channels, out.mean_low);
+        std::copy_n(merged.m2, channels, out.m2);
     }
 }
 
@@ -187,13 +187,6 @@ void sweep_tiles(const Problem& problem, int threads, const Body& body) {
         body(Tile{o, std::min(o + outer_step, g.outer), c, std::min(c + channel_step, g.channels), i,
                   std::min(i + inner_step, g.inner)});
     });
-}
-
-// Runs body(begin, end) over ranges of channels.
-template <class Body>
-void for_each_range(std::int64_t channels, std::int64_t step, int threads, const Body& body) {
-    parallel_for((channels + step - 1) / step, threads,
-                 [&](std::int64_t task) { body(task * step, std::min(channels, (task + 1) * step)); });
 }
 
 // Runs together(begin, end), which uses all threads, on one group of channels after the other, or alone(begin, end), by
