@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 import reference
@@ -81,3 +82,29 @@ def test_huge_float64_var():
     x = np.array([[2e30], [-2e30]], np.float32)
     y = bnfast.batch_norm_inference(x, np.zeros(1), np.array([4e60]))
     np.testing.assert_allclose(y, [[1], [-1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["planes", "rows"])
+@pytest.mark.parametrize("gamma", [1.0, 1.5, 1.25, 1.0078125, 0.3, -3e-3])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_every_16_bit_number_is_read_and_rounded_to_nearest_even(dtype, gamma, layout):
+    # Denormals, infinities, NaN; 1.5 and 1.25 times a short mantissa are ties in many cases.
+    x = np.arange(1 << 16, dtype=np.uint16).view(dtype).reshape(256, 256)
+    shape = (256, 256) if layout == "rows" else (2, 128, 256)
+    channels = shape[1]
+    y = bnfast.batch_norm_inference(
+        x.reshape(shape), np.zeros(channels), np.ones(channels), np.full(channels, gamma), eps=0.0
+    ).reshape(x.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        want = (x.astype(np.float32) * np.float32(gamma) + np.float32(0)).astype(dtype)
+    nan = np.isnan(want)
+    np.testing.assert_array_equal(np.isnan(y), nan)
+    np.testing.assert_array_equal(y[~nan].view(np.uint16), want[~nan].view(np.uint16))
+
+
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_no_nan_becomes_a_number_when_it_is_rounded(dtype, bits):
+    gamma = np.full(40, bits, np.uint32).view(np.float32)
+    x = np.ones((3, 40), dtype)
+    assert np.isnan(bnfast.batch_norm_inference(x, np.zeros(40), np.ones(40), gamma)).all()
