@@ -83,7 +83,7 @@ GROUPS: dict[str, tuple[Shape, ...]] = {
             7: (128, 512, 768, 1024),
         },
     ),
-    "mlp": _matrices((128, 784), (256, 1024), (1024, 256), (8192, 512)),
+    "mlp": _matrices((64, 512), (64, 4096), (128, 784), (256, 1024), (1024, 256), (8192, 512)),
     # Plain sizes for what has no channels: 16 MB and 100 MB of float32.
     "stream": _matrices((4000, 1000), (25_000, 1000)),
     # Where the cost of a call outweighs the cost of the data.

@@ -157,3 +157,21 @@ def test_inf_and_nan_stay_in_their_channel(shape, axis):
             np.testing.assert_array_equal(got, expected)
         np.testing.assert_array_equal(grads.dgamma[keep], want.dgamma[keep])
         np.testing.assert_array_equal(grads.dbeta[keep], want.dbeta[keep])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("activation", [None, "relu", "elu"])
+@pytest.mark.parametrize(("shape", "axis"), [*SHAPES, ((9, 64, 7, 7), 1), ((70, 41, 6, 8), 1)])
+def test_dropout_is_that_of_separate_calls(shape, axis, activation, threads):
+    """Several runs of the mask belong to one walk; their bits are kept for dx, or made again."""
+    x, dy = data(shape, axis, np.float32, 1)
+    options = {"axis": axis, "activation": activation}
+    with bnfast.num_threads(threads):
+        y, ctx = bnfast.batch_norm(x, **options, dropout=0.3, seed=5)
+        grads = bnfast.batch_norm_backward(dy, ctx)
+        plain, plain_ctx = bnfast.batch_norm(x, **options)
+        want, mask = bnfast.dropout(plain, 0.3, seed=5)
+        want_grads = bnfast.batch_norm_backward(bnfast.dropout_backward(dy, mask), plain_ctx)
+    np.testing.assert_array_equal(y, want)
+    for got, expected in zip(grads[:3], want_grads[:3], strict=True):
+        np.testing.assert_array_equal(got, expected)

@@ -103,11 +103,11 @@ LayoutOrder layout_order(const TensorView& x, int axis) {
 
 bool goes_flat(const Geometry& geometry, Sums sums) {
     // Below these, sums cost less along several rows or planes at once (measured): the channels of rows, which
-    // otherwise do not fill a vector, and the elements of a plane, whose own sums take as long as two vectors. Moments
-    // gain from it longer, given planes enough to add together.
+    // otherwise do not fill a vector, and the elements of a plane, whose own sums take as long as two vectors, or more
+    // given planes enough to add together.
     constexpr std::int64_t kNarrow = 16, kShort = 40, kShortOfMany = 50, kMany = 8;
     if (geometry.rows) return geometry.channels < kNarrow;
-    const bool of_many = sums == Sums::kMoments && geometry.outer >= kMany;
+    const bool of_many = sums != Sums::kNone && geometry.outer >= kMany;
     return geometry.inner > 0 && geometry.inner < (of_many ? kShortOfMany : kShort);
 }
 

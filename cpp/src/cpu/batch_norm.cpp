@@ -65,7 +65,8 @@ KeepBits keep_of(const Problem& problem) {
 // no word has bits of two tasks of the first sweep.
 void take_keep_bits(Scratch& scratch, const Blocks& blocks, int threads, bool alone, Problem& group) {
     const Geometry& g = group.geometry;
-    if (!group.has_dropout() || g.flat || group.where.bits != nullptr) return;
+    const bool normalised_flat = g.flat && (g.rows || g.inner < kLaneElements);
+    if (!group.has_dropout() || normalised_flat || group.where.bits != nullptr) return;
     constexpr std::int64_t kSlackWords = 16;  // the count, and what begins and ends between two batches of elements
     if (g.rows) {
         const Sweep sweep = cut_sweep(group, blocks, threads);

@@ -201,7 +201,8 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
                 add_gradient_rows<K, kCount>(task, act, dropper, o, strip, sum_dz + c, sum_product + c);
             }
         }
-    } else if (task.where.bits == nullptr && (!drops || between + width <= kMostPrepared)) {
+    } else if (task.where.bits == nullptr &&
+               (!drops || (between + width <= kMostPrepared && !dropper.window.keeps_runs()))) {
         for (; o + kCount <= span.outer_end; o += kCount) {
             if (drops) dropper.prepare(dropper.index.of(Position{o, range.channel_begin, 0}), between + width);
             add_gradient_rows<K, kCount>(task, act, dropper, o, range, sum_dz, sum_product);
@@ -232,7 +233,7 @@ void sum_gradients_flat(const BackwardTask& task, typename K::Act act, const Blo
         count = range.channel_end - first < fold.strip() ? range.channel_end - first : fold.strip();
         const Coefficients expanded = coefficients.expand_all(fold, task.coefficients, first, count, false);
         const BackwardTask flat = flat_rows(task, expanded, first, count, sizeof(typename K::S));
-        KeepWindow window(flat.keep, flat.geometry);
+        KeepWindow window(task.keep, g);  // a store is that of all channels, not of this strip
         const Dropper<T> dropper(window, flat.keep, flat.geometry);
         const BlockRange row{0, count * fold.count, 0, 0, 0};
         if (!g.rows) {

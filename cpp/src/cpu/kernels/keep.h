@@ -48,6 +48,8 @@ class KeepWindow {
     BNFAST_INLINE void prepare(std::int64_t index, std::int64_t n) {
         if (index < begin_ || index + n > end_) make_until(index, n);
     }
+    // Whether the bits of each run of planes are kept apart, so that only those of one outer index are at hand.
+    BNFAST_INLINE bool keeps_runs() const { return keep_.store != nullptr && keep_.pitch != 0; }
     // The bits of the vector at a prepared mask element. Those of rows that keep them may lie before begin_.
     BNFAST_INLINE std::uint32_t at(std::int64_t index) const {
         return static_cast<std::uint32_t>(bits_of_words(words_, index - begin_));
