@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
+#include <numeric>
 #include <vector>
 
 #include "api/checks.h"
@@ -33,6 +35,10 @@ using Use = OrderedTensor::Use;
 
 cpu::ChannelStatistics statistics_of(BatchNormSaved& saved) {
     return {saved.count(), saved.mean(), saved.mean_low(), saved.m2(), saved.invstd(), saved.gamma(), saved.beta()};
+}
+
+std::int64_t elements_of(const TensorView& x) {
+    return std::accumulate(x.shape, x.shape + x.ndim, std::int64_t{1}, std::multiplies<>());
 }
 
 // A call's tensors in x's layout order, and the Problem that refers to them.
@@ -114,7 +120,7 @@ void save_parameters(const BatchNormInputs& inputs, const BatchNormOptions& opti
     saved.has_gamma = inputs.gamma.data != nullptr;
     saved.has_beta = inputs.beta.data != nullptr;
     saved.resize(channels);
-    cpu::share_out_channels(channels, [&](std::int64_t begin, std::int64_t end) {
+    cpu::share_out_channels(channels, elements_of(inputs.x), [&](std::int64_t begin, std::int64_t end) {
         copy_channel_values(inputs.gamma, 1.0, begin, end, saved.gamma());
         copy_channel_values(inputs.beta, 0.0, begin, end, saved.beta());
     });
@@ -140,7 +146,7 @@ void normalise_with(const char* operation, const BatchNormInputs& inputs, const 
     save_parameters(inputs, options, axis, saved);
     const std::int64_t channels = saved.channels;
     std::atomic<bool> any_negative{false};
-    cpu::share_out_channels(channels, [&](std::int64_t begin, std::int64_t end) {
+    cpu::share_out_channels(channels, elements_of(inputs.x), [&](std::int64_t begin, std::int64_t end) {
         copy_channel_values(mean, 0.0, begin, end, saved.mean());
         copy_channel_values(var, 1.0, begin, end, saved.m2());  // m2 of one element is its var
         std::fill(saved.count() + begin, saved.count() + end, 1.0);

@@ -36,10 +36,11 @@ inline Blocks cut_blocks(const Geometry& geometry) {
 }
 
 // The threads that are worth waking for a call.
-inline int useful_threads(const Problem& problem) {
-    const std::int64_t by_size = problem.elements() / (kSerialElements / 2);
+inline int useful_threads(std::int64_t elements) {
+    const std::int64_t by_size = elements / (kSerialElements / 2);
     return static_cast<int>(std::clamp<std::int64_t>(by_size, 1, num_threads()));
 }
+inline int useful_threads(const Problem& problem) { return useful_threads(problem.elements()); }
 
 // What a tensor can count on of the shared cache, where a call has as many again.
 inline std::int64_t share_of_shared_cache() {
@@ -71,12 +72,12 @@ void for_each_range(std::int64_t channels, std::int64_t step, int threads, const
                  [&](std::int64_t task) { body(task * step, std::min(channels, (task + 1) * step)); });
 }
 
-// The same for the numbers of channels: shared out where they are many, in the shares that group_channels makes of
-// short channels, so that a thread finds in its cache what it wrote.
+// The same for the numbers of channels: shared out where they and the tensor's elements are many, in the shares that
+// group_channels makes of short channels, so that a thread finds in its cache what it wrote.
 template <class Body>
-void share_out_channels(std::int64_t channels, const Body& body) {
+void share_out_channels(std::int64_t channels, std::int64_t elements, const Body& body) {
     constexpr std::int64_t kMany = 4096;
-    const int threads = channels < kMany ? 1 : num_threads();
+    const int threads = channels < kMany ? 1 : useful_threads(elements);
     for_each_range(channels, threads == 1 ? kMany : channels_per_task(channels, threads), threads, body);
 }
 
