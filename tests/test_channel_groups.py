@@ -24,9 +24,9 @@ def per_channel(channels):
     return [rng.uniform(0.5, 2, channels), *rng.standard_normal((2, channels))]
 
 
-def pieces(channels):
+def pieces(channels, threads):
     """Channels at both ends, and across the first border between groups."""
-    border = channels // 8
+    border = max(channels // (4 * threads), 20)
     return [slice(0, 17), slice(border - 20, border + 21), slice(channels - 37, channels)]
 
 
@@ -35,7 +35,7 @@ def assert_same_by_themselves(results, channels, threads):
     with bnfast.num_threads(threads):
         whole = results(slice(None))
     with bnfast.num_threads(1):
-        for part in pieces(channels):
+        for part in pieces(channels, threads):
             for got, want in zip(whole, results(part), strict=True):
                 np.testing.assert_array_equal(got[part] if got.ndim == 1 else got[:, part], want)
 
@@ -100,13 +100,15 @@ def test_training_in_place_gives_the_bits_of_some_channels_by_themselves(shape, 
 
 
 @pytest.mark.parametrize("threads", THREADS)
-@pytest.mark.parametrize("shape", ROWS)
-def test_dropout_is_that_of_separate_calls(shape, threads):
+@pytest.mark.parametrize("measured", [False, True])
+@pytest.mark.parametrize("shape", ROWS + PLANES)
+def test_dropout_is_that_of_separate_calls(shape, measured, threads):
     x, _, dy = inputs(shape, np.float32)
+    stats = bnfast.moments(x) if measured else None  # given: only normalised, in groups of its own
     with bnfast.num_threads(threads):
-        y, ctx = bnfast.batch_norm(x, activation="relu", dropout=0.4, seed=9)
+        y, ctx = bnfast.batch_norm(x, activation="relu", dropout=0.4, seed=9, stats=stats)
         grads = bnfast.batch_norm_backward(dy, ctx)
-        plain, plain_ctx = bnfast.batch_norm(x, activation="relu")
+        plain, plain_ctx = bnfast.batch_norm(x, activation="relu", stats=stats)
         want, mask = bnfast.dropout(plain, 0.4, seed=9)
         want_grads = bnfast.batch_norm_backward(bnfast.dropout_backward(dy, mask), plain_ctx)
     np.testing.assert_array_equal(y, want)

@@ -2,7 +2,6 @@
 #include "bnfast/batch_norm.h"
 
 #include <algorithm>
-#include <atomic>
 #include <functional>
 #include <numeric>
 #include <vector>
@@ -12,7 +11,7 @@
 #include "api/geometry.h"
 #include "api/memory.h"
 #include "cpu/batch_norm.h"
-#include "cpu/plan.h"
+#include "cpu/channel_values.h"
 
 namespace bnfast {
 
@@ -27,7 +26,6 @@ namespace {
 using api::check_channel_values;
 using api::check_disjoint;
 using api::check_like;
-using api::copy_channel_values;
 using api::fail;
 using api::OrderedTensor;
 using api::Sums;
@@ -113,17 +111,18 @@ int check_forward(const char* operation, const BatchNormInputs& inputs, const Ba
     return axis;
 }
 
-void save_parameters(const BatchNormInputs& inputs, const BatchNormOptions& options, int axis, BatchNormSaved& saved) {
+void save_options(const BatchNormInputs& inputs, const BatchNormOptions& options, int axis, BatchNormSaved& saved) {
     const std::int64_t channels = inputs.x.shape[axis];
     saved.options = options;
     saved.options.axis = axis;
     saved.has_gamma = inputs.gamma.data != nullptr;
     saved.has_beta = inputs.beta.data != nullptr;
     saved.resize(channels);
-    cpu::share_out_channels(channels, elements_of(inputs.x), [&](std::int64_t begin, std::int64_t end) {
-        copy_channel_values(inputs.gamma, 1.0, begin, end, saved.gamma());
-        copy_channel_values(inputs.beta, 0.0, begin, end, saved.beta());
-    });
+}
+
+cpu::ChannelValues channel_values(const TensorView& values, double absent, double* out) {
+    if (values.data == nullptr) return {nullptr, 0, true, absent, out};
+    return {values.data, values.strides[0], values.dtype == DType::kFloat64, absent, out};
 }
 
 // Whether y goes over x. Backward must then find x in y again: ValueError where it could not.
@@ -143,23 +142,14 @@ void normalise_with(const char* operation, const BatchNormInputs& inputs, const 
     const api::Memory out = api::memory_of(y);
     check_disjoint(operation, out, "mean", mean);
     check_disjoint(operation, out, "var", var);
-    save_parameters(inputs, options, axis, saved);
-    const std::int64_t channels = saved.channels;
-    std::atomic<bool> any_negative{false};
-    cpu::share_out_channels(channels, elements_of(inputs.x), [&](std::int64_t begin, std::int64_t end) {
-        copy_channel_values(mean, 0.0, begin, end, saved.mean());
-        copy_channel_values(var, 1.0, begin, end, saved.m2());  // m2 of one element is its var
-        std::fill(saved.count() + begin, saved.count() + end, 1.0);
-        std::fill(saved.mean_low() + begin, saved.mean_low() + end, 0.0);
-        bool negative = false;
-        for (std::int64_t c = begin; c < end; ++c) negative |= saved.m2()[c] < 0;
-        if (negative) any_negative = true;
-    });
-    if (any_negative) {
-        const double* const found = std::find_if(saved.m2(), saved.m2() + channels, [](double v) { return v < 0; });
-        fail(operation, "var is " + api::number_text(*found) + " in channel " + std::to_string(found - saved.m2()) +
-                            ", expected numbers >= 0");
-    }
+    api::check_not_negative(operation, "var", var);
+    save_options(inputs, options, axis, saved);
+    const cpu::ChannelValues values[] = {
+        channel_values(inputs.gamma, 1.0, saved.gamma()), channel_values(inputs.beta, 0.0, saved.beta()),
+        channel_values(mean, 0.0, saved.mean()),          channel_values(var, 1.0, saved.m2()),  // of one element
+        channel_values({}, 0.0, saved.mean_low()),        channel_values({}, 1.0, saved.count()),
+    };
+    cpu::fill_channels(values, 6, saved.channels, elements_of(inputs.x));
     saved.frozen = true;
     if (for_backward) saved.in_place = check_in_place(operation, inputs, y, saved);
     Call call(inputs, options, axis, Sums::kNone);
@@ -181,7 +171,7 @@ Moments moments(const TensorView& x, const WhereView& where, int axis) {
     BatchNormInputs inputs;
     inputs.x = x;
     inputs.where = where;
-    Call call(inputs, BatchNormOptions{}, axis, Sums::kMoments);
+    Call call(inputs, BatchNormOptions{}, axis, Sums::kTaken);
     const std::size_t channels = static_cast<std::size_t>(x.shape[axis]);
     Moments result{std::vector<double>(channels), std::vector<double>(channels), std::vector<double>(channels),
                    std::vector<double>(channels)};
@@ -199,18 +189,21 @@ void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, 
                                std::to_string(channels) + " to match axis " + std::to_string(axis) +
                                " of x with shape " + api::shape_text(inputs.x));
     }
-    save_parameters(inputs, options, axis, saved);
+    save_options(inputs, options, axis, saved);
+    const cpu::ChannelValues values[] = {channel_values(inputs.gamma, 1.0, saved.gamma()),
+                                         channel_values(inputs.beta, 0.0, saved.beta())};
+    cpu::fill_channels(values, 2, saved.channels, elements_of(inputs.x));
     saved.in_place = check_in_place("batch_norm", inputs, y, saved);
     // The mask counts elements by index. The statistics are those of x as it lies in memory, as without dropout.
     const bool measured_apart = options.dropout > 0 && !api::lies_in_index_order(inputs.x, axis);
-    Call call(inputs, options, axis, stats != nullptr || measured_apart ? Sums::kNone : Sums::kMoments);
+    Call call(inputs, options, axis, stats != nullptr || measured_apart ? Sums::kNone : Sums::kTaken);
     call.read(&cpu::Problem::residual, inputs.residual);
     call.write(&cpu::Problem::y, y);
     const cpu::ChannelStatistics statistics = statistics_of(saved);
     if (stats == nullptr && measured_apart) {
         BatchNormOptions measuring = options;
         measuring.dropout = 0.0;
-        cpu::moments(Call(inputs, measuring, axis, Sums::kMoments).problem, statistics);
+        cpu::moments(Call(inputs, measuring, axis, Sums::kTaken).problem, statistics);
         cpu::normalise(call.problem, statistics);
     } else if (stats == nullptr) {
         cpu::forward(call.problem, statistics);
@@ -240,7 +233,7 @@ void batch_norm_frozen(const BatchNormInputs& inputs, const TensorView& mean, co
 
 GradientSums batch_norm_backward_sums(const BatchNormInputs& inputs, const TensorView& dy, BatchNormSaved& saved) {
     check_backward("batch_norm_backward_sums", inputs, dy);
-    Call call(inputs, saved.options, saved.options.axis, Sums::kGradients);
+    Call call(inputs, saved.options, saved.options.axis, Sums::kTaken);
     call.problem.from_output = saved.in_place;
     call.read(&cpu::Problem::residual, inputs.residual);
     call.read(&cpu::Problem::dy, dy);
@@ -272,7 +265,7 @@ void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, Ba
         fail(operation, "sums has " + std::to_string(total->count.size()) + " channels, expected " +
                             std::to_string(saved.channels));
     }
-    Call call(inputs, saved.options, saved.options.axis, Sums::kGradients);
+    Call call(inputs, saved.options, saved.options.axis, Sums::kTaken);
     call.problem.from_output = saved.in_place;
     call.read(&cpu::Problem::residual, inputs.residual);
     call.read(&cpu::Problem::dy, dy);

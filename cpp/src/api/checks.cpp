@@ -162,32 +162,25 @@ void check_disjoint(const char* operation, const Memory& out, const char* name, 
     }
 }
 
-namespace {
-
-template <class T>
-void copy_as_double(const char* source, std::int64_t stride, std::int64_t n, double* out) {
-    for (std::int64_t i = 0; i < n; ++i) {
-        T value;
-        std::memcpy(&value, source + i * stride, sizeof value);
-        out[i] = static_cast<double>(value);
+double channel_value(const TensorView& values, std::int64_t channel) {
+    const char* const source = static_cast<const char*>(values.data) + channel * values.strides[0];
+    if (values.dtype == DType::kFloat64) {
+        double value;
+        std::memcpy(&value, source, sizeof value);
+        return value;
     }
+    float value;
+    std::memcpy(&value, source, sizeof value);
+    return static_cast<double>(value);
 }
 
-}  // namespace
-
-void copy_channel_values(const TensorView& values, double absent, std::int64_t begin, std::int64_t end, double* out) {
-    if (values.data == nullptr) {
-        std::fill(out + begin, out + end, absent);
-        return;
-    }
-    const std::int64_t stride = values.strides[0], channels = end - begin;
-    const char* source = static_cast<const char*>(values.data) + begin * stride;
-    if (values.dtype == DType::kFloat64) {
-        copy_as_double<double>(source, stride, channels, out + begin);
-    } else if (stride == sizeof(float)) {
-        copy_as_double<float>(source, sizeof(float), channels, out + begin);  // a loop of vectors
-    } else {
-        copy_as_double<float>(source, stride, channels, out + begin);
+void check_not_negative(const char* operation, const char* name, const TensorView& values) {
+    for (std::int64_t c = 0; c < values.shape[0]; ++c) {
+        const double value = channel_value(values, c);
+        if (value < 0) {
+            fail(operation, std::string(name) + " is " + number_text(value) + " in channel " + std::to_string(c) +
+                                ", expected numbers >= 0");
+        }
     }
 }
 

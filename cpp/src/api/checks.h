@@ -37,7 +37,7 @@ void check_output(const char* operation, const Memory& out);
 void check_disjoint(const char* operation, const Memory& out, const WhereView& where);
 void check_disjoint(const char* operation, const Memory& out, const char* name, const TensorView& input);
 
-// The values of an absent or checked per-channel array as float64: out[c] for the channels c in [begin, end).
-void copy_channel_values(const TensorView& values, double absent, std::int64_t begin, std::int64_t end, double* out);
+// ValueError where a checked per-channel array has a number below zero.
+void check_not_negative(const char* operation, const char* name, const TensorView& values);
 
 }  // namespace bnfast::api

@@ -48,8 +48,8 @@ LayoutOrder index_order(const TensorView& x, int axis);
 // Whether both are the same.
 bool lies_in_index_order(const TensorView& x, int axis);
 
-// What a call sums over the elements of channels.
-enum class Sums { kNone, kMoments, kGradients };
+// Whether a call sums over the elements of channels.
+enum class Sums { kNone, kTaken };
 // Whether short planes or narrow rows are walked several at once: a matter of the shape alone, as is every bit of sums.
 bool goes_flat(const Geometry& geometry, Sums sums);
 

@@ -130,6 +130,7 @@ ForwardTask forward_task(const Problem& problem, const Coefficients& coefficient
 }
 
 void apply_here(const Problem& problem, const ChannelStatistics& s, bool streaming, std::int64_t fetch_channels) {
+    if (problem.elements() == 0) return;  // or empty runs are walked one by one
     Scratch scratch;
     const Coefficients coefficients = affine_coefficients(problem, s, take_coefficients(scratch, problem));
     const Geometry& g = problem.geometry;
@@ -314,6 +315,7 @@ void backward(const Problem& problem, const ChannelStatistics& saved, bool const
                 sums_here(group, blocks, coefficients, dz, dz_xmu);
             },
             [&](const Problem& group, const BackwardTask& task) {
+                if (group.elements() == 0) return;
                 const Geometry& g = group.geometry;
                 kernels_of(group).backward(task, {0, g.outer, 0, g.channels, 0, g.inner});
             });

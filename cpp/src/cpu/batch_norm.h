@@ -20,8 +20,8 @@ void normalise(const Problem& problem, const ChannelStatistics& given);
 // Sums over x's own elements of the gradient dz at the affine's output, and of dz * (x - mean).
 void gradient_sums(const Problem& problem, const ChannelStatistics& saved, double* sum_dz, double* sum_dz_xmu);
 
-// dx, dresidual, and the sums as above as dgamma and dbeta. With constant_statistics mean and var do not depend on x.
-// total, where given, are the count and sums of the whole (synchronised) batch.
+// dx and dresidual, dbeta = sum dz and dgamma = sum dz * (x - mean) * invstd. With constant_statistics mean and var do
+// not depend on x. total, where given, are the count and sums of the whole (synchronised) batch.
 struct TotalSums {
     const double *count, *sum_dz, *sum_dz_xmu;
 };

@@ -60,9 +60,11 @@ inline bool worth_streaming(const Problem& problem) {
     return !in_place && exceeds_caches(problem.elements() * item_size(problem.dtype));
 }
 
-// Ranges of channels narrow enough that all threads have several.
+// Ranges of channels narrow enough that all threads have several; of whole lines and vectors where they are wide.
 inline std::int64_t channels_per_task(std::int64_t channels, int threads) {
-    return std::max<std::int64_t>(1, channels / (4 * threads));
+    constexpr std::int64_t kWide = 256, kWhole = 32;  // channels; 32 of the narrowest type are a line
+    const std::int64_t step = std::max<std::int64_t>(1, channels / (4 * threads));
+    return step < kWide ? step : (step + kWhole - 1) / kWhole * kWhole;
 }
 
 // Runs body(begin, end) over ranges of channels.
@@ -70,15 +72,6 @@ template <class Body>
 void for_each_range(std::int64_t channels, std::int64_t step, int threads, const Body& body) {
     parallel_for((channels + step - 1) / step, threads,
                  [&](std::int64_t task) { body(task * step, std::min(channels, (task + 1) * step)); });
-}
-
-// The same for the numbers of channels: shared out where they and the tensor's elements are many, in the shares that
-// group_channels makes of short channels, so that a thread finds in its cache what it wrote.
-template <class Body>
-void share_out_channels(std::int64_t channels, std::int64_t elements, const Body& body) {
-    constexpr std::int64_t kMany = 4096;
-    const int threads = channels < kMany ? 1 : useful_threads(elements);
-    for_each_range(channels, threads == 1 ? kMany : channels_per_task(channels, threads), threads, body);
 }
 
 // How the channels of a tensor are grouped. A group is measured and then normalised while it is in the caches.
@@ -119,6 +112,7 @@ inline Grouping group_channels(const Problem& problem, int operands, int threads
         const std::int64_t wanted = std::min(
             {kLongestRun / (g.inner * item), budget * 3 / 7 / channel_bytes, channels_per_task(g.channels, threads)});
         grouping.per_group = std::max<std::int64_t>(wanted, 1);
+        if (g.rows && wanted >= kLaneElements) grouping.per_group -= wanted % kLaneElements;  // whole vectors
         // Short planes, and rows, leave a group with runs too short to fetch. A strip of many rows, besides, is spread
         // over few sets of the cache where the stride is a power of two, and does not stay there.
         constexpr std::int64_t kFewRows = 64;
@@ -129,7 +123,7 @@ inline Grouping group_channels(const Problem& problem, int operands, int threads
     // from memory (measured: a tenth to a fifth), and costs as much where the shared cache has them.
     const std::int64_t group_bytes = grouping.per_group * channel_bytes / (grouping.shared ? threads : 1);
     const bool fits = 2 * group_bytes <= cache * 7 / 8;
-    if (fits && channel_bytes * g.channels > 2 * share_of_shared_cache()) grouping.next = grouping.per_group;
+    if (!g.rows && fits && channel_bytes * g.channels > 2 * share_of_shared_cache()) grouping.next = grouping.per_group;
     return grouping;
 }
 
@@ -137,7 +131,7 @@ inline Grouping group_channels(const Problem& problem, int operands, int threads
 // the elements, or runs are long.
 inline bool normalises_by_groups(const Problem& problem, const Grouping& grouping) {
     constexpr std::int64_t kShortChannel = 64;  // elements
-    if (grouping.shared) return false;
+    if (grouping.shared || grouping.per_group >= problem.geometry.channels) return false;
     return problem.geometry.rows ? run_bytes(problem, grouping) >= kShortestRun
                                  : problem.channel_elements() <= kShortChannel;
 }

@@ -32,24 +32,12 @@ typedef std::uint16_t ShortPart __attribute__((vector_size(kVectorBytes / 2)));
 
 // --- 16-bit conversions of one native register of floats; the integer forms equal the hardware's for every input ---
 
-BNFAST_INLINE WordPart extend(ShortPart raw) {
-#if defined(__AVX512F__)
-    return reinterpret_cast<WordPart>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(raw)));
-#else
-    return __builtin_convertvector(raw, WordPart);
-#endif
-}
-BNFAST_INLINE ShortPart truncate(WordPart word) {
-#if defined(__AVX512F__)
-    return reinterpret_cast<ShortPart>(_mm512_maskz_cvtepi32_epi16(0xffff, reinterpret_cast<__m512i>(word)));
-#else
-    return __builtin_convertvector(word, ShortPart);
-#endif
-}
-
 #if defined(__AVX512F__)
 // The high halves of the words of a register: the 16-bit lanes that a bfloat16 is found in.
 constexpr __mmask32 kHighHalves = 0xaaaaaaaaU;
+#else
+BNFAST_INLINE WordPart extend(ShortPart raw) { return __builtin_convertvector(raw, WordPart); }
+BNFAST_INLINE ShortPart truncate(WordPart word) { return __builtin_convertvector(word, ShortPart); }
 #endif
 
 BNFAST_INLINE Vec<float>::Part decode(ShortPart raw, BFloat16) {

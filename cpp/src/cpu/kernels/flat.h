@@ -1,4 +1,4 @@
-// Short planes and narrow rows (up to three vectors), walked as rows of many elements: a flat row is one outer index
+// Short planes and narrow rows (up to four vectors), walked as rows of many elements: a flat row is one outer index
 // of short planes, or 16 narrow rows. Sums are taken for each element of a flat row and folded to those of channels at
 // the end; coefficients are expanded to one for each element. The runs of such tensors touch (api/ packs others).
 #pragma once
