@@ -162,25 +162,40 @@ void check_disjoint(const char* operation, const Memory& out, const char* name, 
     }
 }
 
-double channel_value(const TensorView& values, std::int64_t channel) {
-    const char* const source = static_cast<const char*>(values.data) + channel * values.strides[0];
-    if (values.dtype == DType::kFloat64) {
-        double value;
-        std::memcpy(&value, source, sizeof value);
-        return value;
-    }
-    float value;
-    std::memcpy(&value, source, sizeof value);
-    return static_cast<double>(value);
+namespace {
+
+template <class T>
+T channel_value(const char* source, std::int64_t stride, std::int64_t channel) {
+    T value;
+    std::memcpy(&value, source + channel * stride, sizeof value);
+    return value;
 }
 
-void check_not_negative(const char* operation, const char* name, const TensorView& values) {
-    for (std::int64_t c = 0; c < values.shape[0]; ++c) {
-        const double value = channel_value(values, c);
+template <class T>
+void check_not_negative(const char* operation, const char* name, const char* source, std::int64_t stride,
+                        std::int64_t channels) {
+    bool negative = false;
+    for (std::int64_t c = 0; c < channels; ++c) negative |= channel_value<T>(source, stride, c) < 0;
+    for (std::int64_t c = 0; negative && c < channels; ++c) {
+        const T value = channel_value<T>(source, stride, c);
         if (value < 0) {
-            fail(operation, std::string(name) + " is " + number_text(value) + " in channel " + std::to_string(c) +
-                                ", expected numbers >= 0");
+            fail(operation, std::string(name) + " is " + number_text(static_cast<double>(value)) + " in channel " +
+                                std::to_string(c) + ", expected numbers >= 0");
         }
+    }
+}
+
+}  // namespace
+
+void check_not_negative(const char* operation, const char* name, const TensorView& values) {
+    const char* const source = static_cast<const char*>(values.data);
+    const std::int64_t stride = values.strides[0], channels = values.shape[0];
+    if (values.dtype == DType::kFloat64) {
+        check_not_negative<double>(operation, name, source, stride, channels);
+    } else if (stride == sizeof(float)) {
+        check_not_negative<float>(operation, name, source, sizeof(float), channels);  // a loop of vectors
+    } else {
+        check_not_negative<float>(operation, name, source, stride, channels);
     }
 }
 
