@@ -70,6 +70,17 @@ BNFAST_INLINE WidePart high_halves(WidePart a) {
 #endif
 }
 
+// A word in all lanes of what the last round leaves (below).
+#if defined(__AVX512F__)
+BNFAST_INLINE WordPart every_word(std::uint32_t value) {
+    constexpr std::uint32_t kHighHalves = 0xffff0000U;
+    return reinterpret_cast<WordPart>(_mm512_mask_set1_epi16(_mm512_set1_epi16(static_cast<short>(value)), kHighHalves,
+                                                             static_cast<short>(value >> 16)));
+}
+#else
+BNFAST_INLINE WordPart every_word(std::uint32_t value) { return WordPart{} + value; }
+#endif
+
 // What all counters of a stream with the same high word share: the keys of the rounds, and the words of the first two
 // rounds that do not depend on the counter's low word. In memory: broadcasting them from there costs no arithmetic.
 struct PhiloxStream {
@@ -77,6 +88,7 @@ struct PhiloxStream {
     std::uint32_t counter_high;
     std::uint64_t k0[kPhiloxRounds], k1[kPhiloxRounds];
     std::uint64_t c2_of_round1, c0_of_round2, c2_of_round2, c3_of_round2;
+    WordPart last_k0, last_k1;
 
     BNFAST_INLINE void start(std::uint64_t stream_seed, std::uint64_t stream_offset) {
         seed = stream_seed;
@@ -86,6 +98,8 @@ struct PhiloxStream {
             k0[round] = a;
             k1[round] = b;
         }
+        last_k0 = every_word(static_cast<std::uint32_t>(k0[kPhiloxRounds - 1]));
+        last_k1 = every_word(static_cast<std::uint32_t>(k1[kPhiloxRounds - 1]));
         set_counter_high(0);
     }
 
@@ -116,9 +130,8 @@ BNFAST_INLINE WidePart xor3(WidePart a, WidePart b, WidePart c) {
 struct WideState {
     WidePart c[4];
 
-    // The first two rounds, from the low word of the counter.
-    BNFAST_INLINE void start(WidePart counter, const PhiloxStream& stream) {
-        const WidePart p0 = multiply_low_halves(counter, kPhiloxMultiplier0);
+    // The first two rounds, from the first product: that of the low word of the counter.
+    BNFAST_INLINE void start(WidePart p0, const PhiloxStream& stream) {
         const WidePart round1 = high_halves(p0) ^ (WidePart{} + stream.c2_of_round1);
         c[1] = multiply_low_halves(round1, kPhiloxMultiplier1);
         c[0] = high_halves(c[1]) ^ (WidePart{} + stream.c0_of_round2);
@@ -136,12 +149,80 @@ struct WideState {
     }
 };
 
-// One bit a 32-bit lane: whether it is below the bound (unsigned), or equal to it.
-constexpr int kWordLanes = kVectorBytes / 4;
-BNFAST_INLINE std::uint32_t sign_bits(WordPart mask) {
+// The words that the last round leaves, of the counters of one pair of states. With 512-bit registers the 16 low halves
+// of all lanes come before the 16 high ones, which is the order of the elements; otherwise lanes are words, in order.
 #if defined(__AVX512F__)
-    return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
-#elif defined(__AVX__)
+struct HalfLanes {
+    std::uint16_t lane[32];
+};
+// Where in two registers of 32-bit words they are: `first` is 0 for the low words of 64-bit lanes, 1 for the high ones.
+constexpr HalfLanes parted_halves(int first) {
+    HalfLanes index{};
+    for (int i = 0; i < 32; ++i) {
+        const int counter = i % 16;  // the even ones are in the first register, the odd ones in the second
+        const int word = counter % 2 * 16 + counter / 2 * 2 + first;
+        index.lane[i] = static_cast<std::uint16_t>(2 * word + i / 16);
+    }
+    return index;
+}
+alignas(64) inline constexpr HalfLanes kLowWords = parted_halves(0), kHighWords = parted_halves(1);
+
+BNFAST_INLINE WordPart permute_halves(WidePart even, const HalfLanes& index, WidePart odd) {
+    return reinterpret_cast<WordPart>(_mm512_permutex2var_epi16(reinterpret_cast<__m512i>(even),
+                                                                _mm512_load_si512(&index),
+                                                                reinterpret_cast<__m512i>(odd)));
+}
+BNFAST_INLINE WordPart low_words(WidePart even, WidePart odd) { return permute_halves(even, kLowWords, odd); }
+BNFAST_INLINE WordPart high_words(WidePart even, WidePart odd) { return permute_halves(even, kHighWords, odd); }
+#else
+BNFAST_INLINE WordPart low_words(WidePart even, WidePart odd) {
+    return reinterpret_cast<WordPart>((even & 0xffffffffU) | (odd << 32));
+}
+BNFAST_INLINE WordPart high_words(WidePart even, WidePart odd) {
+    return reinterpret_cast<WordPart>((even >> 32) | (odd & ~std::uint64_t{0xffffffffU}));
+}
+#endif
+BNFAST_INLINE WordPart xor3(WordPart a, WordPart b, WordPart c) {
+    return reinterpret_cast<WordPart>(
+        xor3(reinterpret_cast<WidePart>(a), reinterpret_cast<WidePart>(b), reinterpret_cast<WidePart>(c)));
+}
+
+struct LastWords {
+    WordPart word[4];
+};
+BNFAST_INLINE LastWords last_round(const WideState& even, const WideState& odd, const PhiloxStream& stream) {
+    const WidePart even0 = multiply_low_halves(even.c[0], kPhiloxMultiplier0);
+    const WidePart even1 = multiply_low_halves(even.c[2], kPhiloxMultiplier1);
+    const WidePart odd0 = multiply_low_halves(odd.c[0], kPhiloxMultiplier0);
+    const WidePart odd1 = multiply_low_halves(odd.c[2], kPhiloxMultiplier1);
+    return {{xor3(high_words(even1, odd1), low_words(even.c[1], odd.c[1]), stream.last_k0), low_words(even1, odd1),
+             xor3(high_words(even0, odd0), low_words(even.c[3], odd.c[3]), stream.last_k1), low_words(even0, odd0)}};
+}
+
+// Groups whose bits are made together: their rounds interleave, which hides the latency of the multiplier.
+constexpr int kBatch = kVectorBytes == 64 ? 2 : 1;
+constexpr std::int64_t kBatchElements = kBatch * kGroup;
+constexpr std::int64_t kBatchWords = kBatchElements / 64;
+constexpr int kWordLanes = kVectorBytes / 4;
+
+#if defined(__AVX512F__)
+// The keep bits of 32 elements.
+BNFAST_INLINE std::uint32_t kept_halves(WordPart word, std::uint32_t bound) {
+    return _mm512_cmplt_epu16_mask(reinterpret_cast<__m512i>(word), _mm512_set1_epi16(static_cast<short>(bound)));
+}
+// Ties of random numbers with the bound: lanes are the least of their differences, and zero where there is a tie.
+using Ties = __m512i;
+BNFAST_INLINE Ties either(Ties a, Ties b) {
+    constexpr std::uint32_t kAllLanes = 0xffffffffU;
+    return _mm512_maskz_min_epu16(kAllLanes, a, b);
+}
+BNFAST_INLINE Ties ties_of(WordPart word, std::uint32_t bound) {
+    return reinterpret_cast<__m512i>(word) ^ _mm512_set1_epi16(static_cast<short>(bound));
+}
+BNFAST_INLINE bool any(Ties ties) { return _mm512_testn_epi16_mask(ties, ties) != 0; }
+#else
+BNFAST_INLINE std::uint32_t sign_bits(WordPart mask) {
+#if defined(__AVX__)
     return static_cast<std::uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
 #elif defined(__SSE2__)
     return static_cast<std::uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(mask)));
@@ -151,34 +232,31 @@ BNFAST_INLINE std::uint32_t sign_bits(WordPart mask) {
     return bits;
 #endif
 }
-BNFAST_INLINE std::uint32_t lanes_below(WordPart a, std::uint32_t bound) {
-#if defined(__AVX512F__)
-    return _mm512_cmplt_epu32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(WordPart{} + bound));
-#else
-    return sign_bits(reinterpret_cast<WordPart>(a < (WordPart{} + bound)));
-#endif
+// The keep bits of kWordLanes low halves and, from bit 16 on, of as many high ones.
+BNFAST_INLINE std::uint32_t kept_halves(WordPart word, std::uint32_t bound) {
+    const WordPart bounds = WordPart{} + (bound << 16);
+    return sign_bits(reinterpret_cast<WordPart>((word << 16) < bounds)) |
+           sign_bits(reinterpret_cast<WordPart>((word & 0xffff0000U) < bounds)) << 16;
 }
-BNFAST_INLINE std::uint32_t lanes_equal(WordPart a, std::uint32_t bound) {
-#if defined(__AVX512F__)
-    return _mm512_cmpeq_epi32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(WordPart{} + bound));
-#else
-    return sign_bits(reinterpret_cast<WordPart>(a == (WordPart{} + bound)));
-#endif
+// Ties of random numbers with the bound: all bits of a lane are set where there is one.
+using Ties = WordPart;
+BNFAST_INLINE Ties either(Ties a, Ties b) { return a | b; }
+BNFAST_INLINE Ties ties_of(WordPart word, std::uint32_t bound) {
+    const WordPart bounds = WordPart{} + bound;
+    return reinterpret_cast<WordPart>((word & 0xffffU) == bounds) | reinterpret_cast<WordPart>((word >> 16) == bounds);
 }
-
-// Lanes of 32 bits, the even ones from the low halves of `even`, the odd ones from those of `odd`.
-BNFAST_INLINE WordPart interleave_low_halves(WidePart even, WidePart odd) {
-#if defined(__AVX512F__)
-    constexpr _MM_PERM_ENUM kLowTwice = _MM_PERM_CCAA;
-    return reinterpret_cast<WordPart>(
-        _mm512_mask_shuffle_epi32(reinterpret_cast<__m512i>(even), 0xaaaa, reinterpret_cast<__m512i>(odd), kLowTwice));
-#else
-    return reinterpret_cast<WordPart>((even & 0xffffffffU) | (odd << 32));
+BNFAST_INLINE bool any(Ties ties) { return sign_bits(ties) != 0; }
 #endif
+BNFAST_INLINE Ties ties_of(const LastWords& last, std::uint32_t bound) {
+    return either(either(ties_of(last.word[0], bound), ties_of(last.word[1], bound)),
+                  either(ties_of(last.word[2], bound), ties_of(last.word[3], bound)));
 }
 
 // Decides the ties of a group by the second draw. Rare, hence out of line.
-__attribute__((noinline)) inline void decide_ties(const DropoutBits& bits, std::uint64_t group, std::uint64_t out[2]) {
+struct GroupBits {
+    std::uint64_t word[2];
+};
+__attribute__((noinline)) inline GroupBits decide_ties(const DropoutBits& bits, std::uint64_t group, GroupBits kept) {
     const std::uint32_t high = static_cast<std::uint32_t>(bits.keep >> 32);
     constexpr std::uint64_t kTieStream = 1ULL << 63;
     for (std::uint32_t l = 0; l < 16; ++l) {
@@ -188,85 +266,106 @@ __attribute__((noinline)) inline void decide_ties(const DropoutBits& bits, std::
             if (u != high) continue;
             const std::uint64_t i = 128 * group + 16 * k + l;
             const std::uint32_t v = philox(i >> 2, bits.offset + kTieStream, bits.seed).word[i % 4];
-            const std::uint64_t kept = v < static_cast<std::uint32_t>(bits.keep) ? 1 : 0;
+            const std::uint64_t bit = v < static_cast<std::uint32_t>(bits.keep) ? 1 : 0;
             const std::uint32_t shift = k % 4 * 16 + l;
-            out[k / 4] = (out[k / 4] & ~(std::uint64_t{1} << shift)) | (kept << shift);
+            kept.word[k / 4] = (kept.word[k / 4] & ~(std::uint64_t{1} << shift)) | (bit << shift);
         }
     }
+    return kept;
 }
 
-// Groups whose bits are made together: their rounds interleave, which hides the latency of the multiplier.
-constexpr int kBatch = kVectorBytes == 64 ? 2 : 1;
-constexpr std::int64_t kBatchElements = kBatch * kGroup;
-constexpr std::int64_t kBatchWords = kBatchElements / 64;
+struct BatchBits {
+    GroupBits group[kBatch];
 
-// One bit an element of the 16 (or fewer) counters in `word`: kept where its random number is below the bound, whose
-// 16 high bits are given. Adds to `kept` (low halves, then high halves) and says whether there is a tie.
-struct Halves {
-    std::uint32_t kept, ties;
+    BNFAST_INLINE std::uint64_t word(int i) const { return group[i / 2].word[i % 2]; }
 };
-BNFAST_INLINE Halves compare_halves(WordPart word, std::uint32_t bound) {
-#if defined(__AVX512F__)
-    // Both halves in one comparison of 32 16-bit lanes; the mask is then parted into even and odd bits.
-    const __m512i halves = reinterpret_cast<__m512i>(word), bounds = _mm512_set1_epi16(static_cast<short>(bound));
-    const std::uint32_t below = _mm512_cmplt_epu16_mask(halves, bounds);
-    return {_pext_u32(below, 0x55555555U) | _pext_u32(below, 0xaaaaaaaaU) << 16,
-            _mm512_cmpeq_epi16_mask(halves, bounds)};
-#else
-    const WordPart low = word << 16, high = word & 0xffff0000U;
-    return {lanes_below(low, bound << 16) | lanes_below(high, bound << 16) << 16,
-            lanes_equal(low, bound << 16) | lanes_equal(high, bound << 16)};
-#endif
-}
 
-// The keep bits of groups `group` .. + kBatch - 1, bit 0 of out[0] first; group is a multiple of kBatch, 0 < keep <
-// 2**48.
-BNFAST_INLINE void keep_bits_of_batch(const DropoutBits& bits, PhiloxStream& stream, std::uint64_t group,
-                                      std::uint64_t* out) {
+// What may be done between the rounds.
+struct Nothing {
+    BNFAST_INLINE void operator()(int) const {}
+};
+template <class Between>
+struct IsNothing {
+    static constexpr bool kValue = false;
+};
+template <>
+struct IsNothing<Nothing> {
+    static constexpr bool kValue = true;
+};
+constexpr int kBetween = 8;
+static_assert(kPhiloxRounds == kBetween + 2, "one call after each round but the first two");
+
+// The keep bits of groups `group` .. + kBatch - 1, bit 0 of word[0] of the first one first; group is a multiple of
+// kBatch, 0 < keep < 2**48. Calls between(0) .. between(kBetween - 1) in the course of it: what is done there fills the
+// latencies of the rounds, and they its own, even where the processor does not look far ahead.
+template <class Between>
+BNFAST_INLINE BatchBits keep_bits_of_batch(const DropoutBits& bits, PhiloxStream& stream, std::uint64_t group,
+                                           Between between) {
     const std::uint32_t bound = static_cast<std::uint32_t>(bits.keep >> 32);
+    // With no bits below those compared, a tie is dropped whatever the second draw.
+    const bool ties_matter = static_cast<std::uint32_t>(bits.keep) != 0;
     const std::uint64_t first = 16 * group;
     if (__builtin_expect(first >> 32 != stream.counter_high, 0)) {
         stream.set_counter_high(static_cast<std::uint32_t>(first >> 32));
     }
-    std::uint32_t words[kBatch][4] = {}, ties[kBatch][4] = {};
+    // Counters of a batch have the same high word, and so their first products differ by multiples of the factor.
+    const std::uint64_t first_product = (first & 0xffffffffU) * kPhiloxMultiplier0;
+    std::uint32_t words[kBatch][4] = {};
+    bool tied[kBatch] = {};
     BNFAST_UNROLL for (int part = 0; part < 64 / kVectorBytes; ++part) {
-        WidePart lane;
-        BNFAST_UNROLL for (int j = 0; j < kVectorBytes / 8; ++j) {
-            lane[j] = static_cast<std::uint64_t>(part * kWordLanes + 2 * j);
-        }
         WideState even[kBatch], odd[kBatch];
         BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
-            const WidePart counter = lane + ((first + static_cast<std::uint64_t>(16 * g)) & 0xffffffffU);
-            even[g].start(counter, stream);
-            odd[g].start(counter + 1, stream);
+            WidePart product;  // of the counters' distances from the first
+            BNFAST_UNROLL for (int j = 0; j < kVectorBytes / 8; ++j) {
+                product[j] = static_cast<std::uint64_t>(16 * g + part * kWordLanes + 2 * j) * kPhiloxMultiplier0;
+            }
+            even[g].start(product + first_product, stream);
+            odd[g].start(product + (first_product + kPhiloxMultiplier0), stream);
         }
-        BNFAST_UNROLL for (int round = 2; round < kPhiloxRounds; ++round) {
+        const auto mix = [&](int round) __attribute__((always_inline)) {
             BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
                 even[g].mix(stream.k0[round], stream.k1[round]);
                 odd[g].mix(stream.k0[round], stream.k1[round]);
             }
+        };
+        if constexpr (IsNothing<Between>::kValue) {
+            BNFAST_UNROLL for (int round = 2; round < kPhiloxRounds - 1; ++round) mix(round);
+        } else {  // one copy of what is done between
+            BNFAST_ROLL for (int round = 2; round < kPhiloxRounds - 1; ++round) {
+                mix(round);
+                if (part == 0) between(round - 2);
+            }
         }
+        LastWords last[kBatch];
         BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
+            last[g] = last_round(even[g], odd[g], stream);
             BNFAST_UNROLL for (int w = 0; w < 4; ++w) {
-                const Halves halves = compare_halves(interleave_low_halves(even[g].c[w], odd[g].c[w]), bound);
-                words[g][w] |= halves.kept << (part * kWordLanes);
-                ties[g][w] |= halves.ties;
+                words[g][w] |= kept_halves(last[g].word[w], bound) << (part * kWordLanes);
+            }
+        }
+        if (part == 0) between(kBetween - 1);
+        if (ties_matter) {
+            Ties ties[kBatch], all = ties[0] = ties_of(last[0], bound);
+            BNFAST_UNROLL for (int g = 1; g < kBatch; ++g) all = either(all, ties[g] = ties_of(last[g], bound));
+            if (__builtin_expect(any(all), 0)) {
+                BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) tied[g] |= any(ties[g]);
             }
         }
     }
-    // Whole words from registers: what is about to be loaded again must not be in pieces.
+    BatchBits kept;
     BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
-        out[2 * g] = words[g][0] | static_cast<std::uint64_t>(words[g][1]) << 32;
-        out[2 * g + 1] = words[g][2] | static_cast<std::uint64_t>(words[g][3]) << 32;
+        kept.group[g] = {{words[g][0] | static_cast<std::uint64_t>(words[g][1]) << 32,
+                          words[g][2] | static_cast<std::uint64_t>(words[g][3]) << 32}};
     }
     BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
-#if defined(__AVX512F__)
-        const bool tie = !_kortestz_mask32_u8(ties[g][0], ties[g][1]) || !_kortestz_mask32_u8(ties[g][2], ties[g][3]);
-#else
-        const bool tie = (ties[g][0] | ties[g][1] | ties[g][2] | ties[g][3]) != 0;
-#endif
-        if (__builtin_expect(tie, 0)) decide_ties(bits, group + static_cast<std::uint64_t>(g), out + 2 * g);
+        if (__builtin_expect(tied[g], 0)) {
+            kept.group[g] = decide_ties(bits, group + static_cast<std::uint64_t>(g), kept.group[g]);
+        }
     }
+    return kept;
+}
+BNFAST_INLINE BatchBits keep_bits_of_batch(const DropoutBits& bits, PhiloxStream& stream, std::uint64_t group) {
+    return keep_bits_of_batch(bits, stream, group, Nothing{});
 }
 
 // 16 bits from bit `i` on, and others above them. By whole words as they were stored: the processor hands a load the

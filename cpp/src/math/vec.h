@@ -21,6 +21,7 @@
 #define BNFAST_CALL BNFAST_INLINE
 #endif
 #define BNFAST_UNROLL _Pragma("GCC unroll 16")
+#define BNFAST_ROLL _Pragma("GCC unroll 1")
 
 namespace bnfast {
 namespace BNFAST_TARGET {

@@ -27,16 +27,66 @@ struct Drop {
     BNFAST_INLINE Vec<T> apply(std::uint32_t kept, Vec<T> x) const { return select_bits(kept, scaled(x), dropped); }
 };
 
+// The bits of a window, made batch by batch. Bit 0 is that of the window's first element, wherever in a batch it lies:
+// the bits of a step are then part of one word as it was stored, which the processor hands to a load while the store is
+// still under way.
+class KeptBits {
+  public:
+    BNFAST_INLINE KeptBits(const DropoutRun& run, PhiloxStream& stream, std::uint64_t index, std::int64_t n)
+        : bits_(run.bits),
+          stream_(stream),
+          first_group_(index / kBatchElements * kBatch),
+          skip_(static_cast<std::int64_t>(index % kBatchElements)),
+          shift_(skip_ % 64),
+          batches_((skip_ + n + kBatchElements - 1) / kBatchElements),
+          words_(buffer_ + kBatchWords - skip_ / 64) {}
+    BNFAST_INLINE bool complete() const { return made_ == batches_; }
+    // Makes one batch more, and calls `between` meanwhile.
+    template <class Between>
+    BNFAST_INLINE void make(Between between) {
+        const BatchBits batch =
+            keep_bits_of_batch(bits_, stream_, first_group_ + static_cast<std::uint64_t>(made_ * kBatch), between);
+        std::uint64_t* const words = words_ + made_ * kBatchWords;
+        std::uint64_t last = last_;
+        BNFAST_UNROLL for (int i = 0; i < kBatchWords; ++i) {
+            words[i - 1] = last >> shift_ | batch.word(i) << 1 << (63 - shift_);
+            last = batch.word(i);
+        }
+        words[kBatchWords - 1] = last >> shift_;
+        last_ = last;
+        ++made_;
+    }
+    // All that the elements before `end` need.
+    BNFAST_INLINE void make_until(std::int64_t end) {
+        while (!complete() && made_ * kBatchElements < skip_ + end) make(Nothing{});
+    }
+    // The bits of elements i, i + 1, ..: as many as Bits has, a divisor of i.
+    template <class Bits>
+    BNFAST_INLINE Bits at(std::int64_t i) const {
+        Bits bits;
+        __builtin_memcpy(&bits, reinterpret_cast<const char*>(buffer_ + kBatchWords) + i / 8, sizeof bits);
+        return bits;
+    }
+
+  private:
+    const DropoutBits bits_;
+    PhiloxStream& stream_;
+    const std::uint64_t first_group_;
+    const std::int64_t skip_, shift_, batches_;
+    std::int64_t made_ = 0;
+    std::uint64_t last_ = 0;  // of the words made
+    std::uint64_t buffer_[kWindow / 64 + 3 * kBatchWords];
+    std::uint64_t* const words_;  // where a word that is not shifted would lie
+};
+
 // How many elements the inner loop handles at once, and how.
 template <class S, class Stage>
 struct Step {
     static constexpr std::int64_t kElements = kLanes;
     explicit Step(const Stage&) {}
-    BNFAST_INLINE void run(const Stage& stage, const std::uint64_t* bits, std::int64_t bit, const S* x, S* y,
+    BNFAST_INLINE void run(const Stage& stage, const KeptBits& bits, std::int64_t i, const S* x, S* y,
                            bool streaming) const {
-        const std::uint32_t kept =
-            static_cast<std::uint32_t>(bits_from(reinterpret_cast<const std::uint8_t*>(bits), bit));
-        AllLanes{}.store(y, stage.apply(kept, AllLanes{}.load(x)), streaming);
+        AllLanes{}.store(y, stage.apply(bits.template at<std::uint16_t>(i), AllLanes{}.load(x)), streaming);
     }
 };
 
@@ -60,15 +110,15 @@ struct Step<BFloat16, Drop<float, kScaling>> {
         word = reinterpret_cast<WordPart>(stage.scaled(x).part[0]);
         return kScaling == Scaling::kExact ? word : word + 0x7fffU + ((word >> 16) & 1U);
     }
-    BNFAST_INLINE void run(const Stage& stage, const std::uint64_t* bits, std::int64_t bit, const BFloat16* x,
-                           BFloat16* y, bool streaming) const {
+    BNFAST_INLINE void run(const Stage& stage, const KeptBits& bits, std::int64_t i, const BFloat16* x, BFloat16* y,
+                           bool streaming) const {
         WordPart raw;
         __builtin_memcpy(&raw, x, sizeof raw);
-        std::uint64_t kept;
-        __builtin_memcpy(&kept, reinterpret_cast<const std::uint8_t*>(bits) + (bit >> 3), sizeof kept);
         const WordPart even = scaled(stage, raw << 16) >> 16, odd = scaled(stage, raw & 0xffff0000U);
-        const __m512i both = reinterpret_cast<__m512i>((odd & 0xffff0000U) | even);
-        const __m512i result = _mm512_mask_mov_epi16(dropped, static_cast<__mmask32>(kept >> (bit & 7)), both);
+        // Neither has bits where the other has: their sum is both, and takes the mask.
+        const WordPart cut = kScaling == Scaling::kExact ? odd : odd & 0xffff0000U;
+        const __m512i result = _mm512_mask_add_epi16(dropped, bits.at<std::uint32_t>(i), reinterpret_cast<__m512i>(cut),
+                                                     reinterpret_cast<__m512i>(even));
         if (streaming) {
             stream_part(y, result);
         } else {
@@ -86,65 +136,41 @@ std::int64_t head_of_steps(const S* y) {
     return past == 0 ? 0 : static_cast<std::int64_t>((kAlign - past) / sizeof(S));
 }
 
-// The bits of a window, made batch by batch.
-struct KeptBits {
-    const DropoutRun& run;
-    PhiloxStream& stream;
-    std::uint64_t first_group;
-    std::int64_t skip, batches, made = 0;
-    std::uint64_t bits[kWindow / 64 + 3 * kBatchWords];
-
-    BNFAST_INLINE KeptBits(const DropoutRun& whole, PhiloxStream& philox, std::uint64_t index, std::int64_t n)
-        : run(whole),
-          stream(philox),
-          first_group(index / kBatchElements * kBatch),
-          skip(static_cast<std::int64_t>(index % kBatchElements)),
-          batches((skip + n + kBatchElements - 1) / kBatchElements) {}
-    // All that the elements before `end` need.
-    BNFAST_INLINE void make_until(std::int64_t end) {
-        while (made * kBatchElements < skip + end && made < batches) {
-            const std::uint64_t group = first_group + static_cast<std::uint64_t>(made * kBatch);
-            keep_bits_of_batch(run.bits, stream, group, bits + made * kBatchWords);
-            ++made;
-        }
-    }
-    BNFAST_INLINE std::uint32_t at(std::int64_t i) const {
-        return bits_from(reinterpret_cast<const std::uint8_t*>(bits), skip + i);
-    }
-};
-
-// y[0, n), of which y[head] is the first at the alignment that the steps want.
+// y[0, n), at the alignment that the steps want where there are any.
 template <class S, class Stage>
-void dropout_window(const DropoutRun& run, PhiloxStream& stream, const S* x, S* y, std::int64_t n, std::int64_t head,
-                    std::uint64_t index, const Stage& stage) {
+void dropout_window(const DropoutRun& run, PhiloxStream& stream, const S* x, S* y, std::int64_t n, std::uint64_t index,
+                    const Stage& stage) {
     constexpr std::int64_t kStep = Step<S, Stage>::kElements;
     constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(S));
     constexpr std::int64_t kAhead = kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
     KeptBits kept(run, stream, index, n);
     const Step<S, Stage> step(stage);
-    // What the steps leave at both ends, by vectors and then by lanes.
-    const auto edge = [&](std::int64_t begin, std::int64_t end) {
-        for (; begin + kLanes <= end; begin += kLanes) {
-            store(y + begin, stage.apply(kept.at(begin), load(x + begin)));
-        }
-        if (begin == end) return;
-        const int count = static_cast<int>(end - begin);
-        store_first(y + begin, stage.apply(kept.at(begin), load_first(x + begin, count)), count);
-    };
-    kept.make_until(head);
-    edge(0, head);
-    std::int64_t i = head;
+    std::int64_t i = 0;
+    kept.make_until(kBatchElements);
     for (; i + kBatchElements <= n; i += kBatchElements) {
-        // One batch ahead of the need: the next one is in the making while this one is applied.
-        kept.make_until(i + 2 * kBatchElements);
-        BNFAST_UNROLL for (std::int64_t k = 0; k < kBatchElements; k += kLine) __builtin_prefetch(x + i + k + kAhead);
-        BNFAST_UNROLL for (std::int64_t k = 0; k < kBatchElements; k += kStep) {
-            step.run(stage, kept.bits, kept.skip + i + k, x + i + k, y + i + k, run.streaming);
+        const auto apply = [&](int part) __attribute__((always_inline)) {
+            constexpr std::int64_t kPart = kBatchElements / kBetween;
+            BNFAST_UNROLL for (std::int64_t k = part * kPart; k < (part + 1) * kPart;
+                               k += kPart < kLine ? kPart : kLine) {
+                __builtin_prefetch(x + i + k + kAhead);
+            }
+            BNFAST_UNROLL for (std::int64_t k = part * kPart; k < (part + 1) * kPart; k += kStep) {
+                step.run(stage, kept, i + k, x + i + k, y + i + k, run.streaming);
+            }
+        };
+        if (kept.complete()) {
+            BNFAST_UNROLL for (int part = 0; part < kBetween; ++part) apply(part);
+        } else {
+            kept.make(apply);  // the next batch is in the making while this one is applied
         }
     }
     kept.make_until(n);
-    for (; i + kStep <= n; i += kStep) step.run(stage, kept.bits, kept.skip + i, x + i, y + i, run.streaming);
-    edge(i, n);
+    for (; i + kStep <= n; i += kStep) step.run(stage, kept, i, x + i, y + i, run.streaming);
+    // What the steps leave, by vectors and then by lanes.
+    for (; i + kLanes <= n; i += kLanes) store(y + i, stage.apply(kept.at<std::uint16_t>(i), load(x + i)));
+    if (i == n) return;
+    const int count = static_cast<int>(n - i);
+    store_first(y + i, stage.apply(kept.at<std::uint16_t>(i), load_first(x + i, count)), count);
 }
 
 template <class S, class Stage>
@@ -164,9 +190,9 @@ void dropout_with(const DropoutRun& run, const Stage& stage) {
         PhiloxStream stream;
         stream.start(run.bits.seed, run.bits.offset);
         for (std::int64_t begin = 0, end; begin < run.n; begin = end) {
-            end = begin == 0 ? head + kWindow : begin + kWindow;
+            end = begin == 0 && head > 0 ? head : begin + kWindow;  // the head is a short window of its own
             if (end > run.n) end = run.n;
-            dropout_window(run, stream, x + begin, y + begin, end - begin, begin == 0 ? head : 0,
+            dropout_window(run, stream, x + begin, y + begin, end - begin,
                            run.index + static_cast<std::uint64_t>(begin), stage);
         }
     }

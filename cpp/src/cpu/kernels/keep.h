@@ -71,12 +71,12 @@ class KeepWindow {
             begin_ = end_ = index / kBatchElements * kBatchElements;
         }
         for (; end_ < index + n; end_ += kBatchElements) {
-            std::uint64_t* const out = words_ + (end_ - begin_) / 64;
-            if (keep_.generator.keep == 0) {  // keeping all is no dropout
-                for (std::int64_t i = 0; i < kBatchWords; ++i) out[i] = 0;
-            } else {
-                keep_bits_of_batch(keep_.generator, stream_, static_cast<std::uint64_t>(end_ / kGroup), out);
+            BatchBits kept{};
+            if (keep_.generator.keep != 0) {  // keeping all is no dropout
+                kept = keep_bits_of_batch(keep_.generator, stream_, static_cast<std::uint64_t>(end_ / kGroup));
             }
+            std::uint64_t* const out = words_ + (end_ - begin_) / 64;
+            BNFAST_UNROLL for (int i = 0; i < kBatchWords; ++i) out[i] = kept.word(i);
         }
         if (row != nullptr) row[0] = static_cast<std::uint64_t>(end_);
     }

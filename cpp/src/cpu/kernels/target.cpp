@@ -17,9 +17,8 @@ void keep_bits(const DropoutBits& bits, std::uint64_t first_group, std::int64_t 
         const std::uint64_t group = first_group + static_cast<std::uint64_t>(g);
         const std::int64_t skip = static_cast<std::int64_t>(group % kBatch);
         count = groups - g < kBatch - skip ? groups - g : kBatch - skip;
-        std::uint64_t batch[kBatchWords];
-        keep_bits_of_batch(bits, stream, group - group % kBatch, batch);
-        __builtin_memcpy(out + g * kGroupBytes, reinterpret_cast<const char*>(batch) + skip * kGroupBytes,
+        const BatchBits batch = keep_bits_of_batch(bits, stream, group - group % kBatch);
+        __builtin_memcpy(out + g * kGroupBytes, &batch.group[skip],
                          static_cast<std::size_t>(count * kGroupBytes));
     }
 }
