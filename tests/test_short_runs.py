@@ -37,6 +37,21 @@ def by_channel(a, axis):
     return np.moveaxis(a.astype(np.longdouble), axis, 0).reshape(a.shape[axis], -1)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", range(2, 18))
+def test_sums_of_every_short_plane(size, dtype):
+    """Of small integers, whose sums are exact in any order."""
+    shape = (3, 530, size)
+    x, dy = np.random.default_rng(size).integers(-8, 9, (2, *shape)).astype(dtype)
+    ones = np.ones(530, channel_dtype(dtype))
+    _, ctx = bnfast.batch_norm(x, ones, 0 * ones)
+    _, _, dbeta, _ = bnfast.batch_norm_backward(dy, ctx)
+    total = x.astype(float).sum((0, 2))
+    np.testing.assert_array_equal(np.rint(ctx.moments.mean * 3 * size), total)
+    np.testing.assert_allclose(ctx.moments.mean, total / (3 * size), rtol=1e-15, atol=1e-14)
+    np.testing.assert_array_equal(dbeta, dy.astype(float).sum((0, 2)))
+
+
 @pytest.mark.parametrize("shift", [0, 1e3])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)

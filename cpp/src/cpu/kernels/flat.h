@@ -22,12 +22,26 @@ struct Fold {
     BNFAST_INLINE std::int64_t strip() const { return kFlatStrip / count; }
 };
 
-// values[c] = the sum over the elements of channel c, in order.
-BNFAST_INLINE void fold_sums(const Fold& fold, std::int64_t channels, double* values) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-        double sum = values[c * fold.channel];
-        for (std::int64_t e = 1; e < fold.count; ++e) sum += values[c * fold.channel + e * fold.step];
-        values[c] = sum;
+// values[c] = the sum over the elements of channel c, in order. Channels of few elements have loops of their own, which
+// know how many: there may be thousands, of one row.
+template <int kCount>
+BNFAST_INLINE void fold_planes(std::int64_t count, std::int64_t channels, double* values) {
+    if (count == kCount || kCount == kLanes) {
+        for (std::int64_t c = 0; c < channels; ++c) {
+            const std::int64_t n = kCount < kLanes ? kCount : count;
+            const double* element = values + c * n;
+            double sum = element[0];
+            for (std::int64_t e = 1; e < n; ++e) sum += element[e];
+            values[c] = sum;
+        }
+    } else if constexpr (kCount < kLanes) {
+        fold_planes<kCount + 1>(count, channels, values);
+    }
+}
+inline void fold_sums(const Fold& fold, std::int64_t channels, double* values) {
+    if (fold.step == 1) return fold_planes<2>(fold.count, channels, values);
+    for (std::int64_t e = 1; e < fold.count; ++e) {
+        for (std::int64_t c = 0; c < channels; ++c) values[c] += values[e * fold.step + c];
     }
 }
 // The reverse: out[e of c] = values[c], continued periodically as coefficients of rows are. Written by vectors: what
