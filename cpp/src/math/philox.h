@@ -73,8 +73,8 @@ BNFAST_INLINE WidePart high_halves(WidePart a) {
 // A word in all lanes of what the last round leaves (below).
 #if defined(__AVX512F__)
 BNFAST_INLINE WordPart every_word(std::uint32_t value) {
-    constexpr std::uint32_t kHighHalves = 0xffff0000U;
-    return reinterpret_cast<WordPart>(_mm512_mask_set1_epi16(_mm512_set1_epi16(static_cast<short>(value)), kHighHalves,
+    constexpr std::uint32_t kUpperLanes = 0xffff0000U;
+    return reinterpret_cast<WordPart>(_mm512_mask_set1_epi16(_mm512_set1_epi16(static_cast<short>(value)), kUpperLanes,
                                                              static_cast<short>(value >> 16)));
 }
 #else
@@ -297,7 +297,7 @@ static_assert(kPhiloxRounds == kBetween + 2, "one call after each round but the 
 
 // The keep bits of groups `group` .. + kBatch - 1, bit 0 of word[0] of the first one first; group is a multiple of
 // kBatch, 0 < keep < 2**48. Calls between(0) .. between(kBetween - 1) in the course of it: what is done there fills the
-// latencies of the rounds, and they its own, even where the processor does not look far ahead.
+// time in which rounds wait for their products, even where the processor does not look far ahead.
 template <class Between>
 BNFAST_INLINE BatchBits keep_bits_of_batch(const DropoutBits& bits, PhiloxStream& stream, std::uint64_t group,
                                            Between between) {
@@ -345,8 +345,10 @@ BNFAST_INLINE BatchBits keep_bits_of_batch(const DropoutBits& bits, PhiloxStream
         }
         if (part == 0) between(kBetween - 1);
         if (ties_matter) {
-            Ties ties[kBatch], all = ties[0] = ties_of(last[0], bound);
-            BNFAST_UNROLL for (int g = 1; g < kBatch; ++g) all = either(all, ties[g] = ties_of(last[g], bound));
+            Ties ties[kBatch];
+            BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) ties[g] = ties_of(last[g], bound);
+            Ties all = ties[0];
+            BNFAST_UNROLL for (int g = 1; g < kBatch; ++g) all = either(all, ties[g]);
             if (__builtin_expect(any(all), 0)) {
                 BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) tied[g] |= any(ties[g]);
             }

@@ -27,19 +27,24 @@ struct Drop {
     BNFAST_INLINE Vec<T> apply(std::uint32_t kept, Vec<T> x) const { return select_bits(kept, scaled(x), dropped); }
 };
 
-// The bits of a window, made batch by batch. Bit 0 is that of the window's first element, wherever in a batch it lies:
-// the bits of a step are then part of one word as it was stored, which the processor hands to a load while the store is
-// still under way.
+// The bits of a window, made batch by batch. Elements are counted from the first of the steps, wherever in a batch it
+// lies, and so are bits: those of a step are then part of one word as it was stored, which the processor hands to a
+// load while the store is still under way. The elements of the head, before it, have negative numbers.
 class KeptBits {
   public:
-    BNFAST_INLINE KeptBits(const DropoutRun& run, PhiloxStream& stream, std::uint64_t index, std::int64_t n)
+    // For n elements from mask element `index` on, of which `head` are the head.
+    BNFAST_INLINE KeptBits(const DropoutRun& run, PhiloxStream& stream, std::uint64_t index, std::int64_t n,
+                           std::int64_t head)
         : bits_(run.bits),
           stream_(stream),
           first_group_(index / kBatchElements * kBatch),
-          skip_(static_cast<std::int64_t>(index % kBatchElements)),
+          skip_(static_cast<std::int64_t>(index % kBatchElements) + head),
           shift_(skip_ % 64),
-          batches_((skip_ + n + kBatchElements - 1) / kBatchElements),
-          words_(buffer_ + kBatchWords - skip_ / 64) {}
+          batches_((skip_ - head + n + kBatchElements - 1) / kBatchElements),
+          words_(buffer_ + kBefore - skip_ / 64) {}
+    KeptBits(const KeptBits&) = delete;
+    KeptBits& operator=(const KeptBits&) = delete;
+
     BNFAST_INLINE bool complete() const { return made_ == batches_; }
     // Makes one batch more, and calls `between` meanwhile.
     template <class Between>
@@ -60,23 +65,29 @@ class KeptBits {
     BNFAST_INLINE void make_until(std::int64_t end) {
         while (!complete() && made_ * kBatchElements < skip_ + end) make(Nothing{});
     }
-    // The bits of elements i, i + 1, ..: as many as Bits has, a divisor of i.
+    // The bits of elements i, i + 1, ..: as many as Bits has; i is a multiple of that.
     template <class Bits>
     BNFAST_INLINE Bits at(std::int64_t i) const {
         Bits bits;
-        __builtin_memcpy(&bits, reinterpret_cast<const char*>(buffer_ + kBatchWords) + i / 8, sizeof bits);
+        __builtin_memcpy(&bits, reinterpret_cast<const char*>(buffer_ + kBefore) + i / 8, sizeof bits);
         return bits;
+    }
+    // The 16 bits from any element on, of the head, too.
+    BNFAST_INLINE std::uint32_t from(std::int64_t i) const {
+        return bits_from(reinterpret_cast<const std::uint8_t*>(buffer_), 64 * kBefore + i);
     }
 
   private:
+    static constexpr std::int64_t kBefore = kBatchWords + 1;  // words before element 0: a batch, and a head
+
     const DropoutBits bits_;
     PhiloxStream& stream_;
     const std::uint64_t first_group_;
     const std::int64_t skip_, shift_, batches_;
     std::int64_t made_ = 0;
     std::uint64_t last_ = 0;  // of the words made
-    std::uint64_t buffer_[kWindow / 64 + 3 * kBatchWords];
-    std::uint64_t* const words_;  // where a word that is not shifted would lie
+    std::uint64_t buffer_[kBefore + kWindow / 64 + 2 * kBatchWords];
+    std::uint64_t* const words_;  // where word 0 of the first batch would lie if bits were not shifted
 };
 
 // How many elements the inner loop handles at once, and how.
@@ -86,7 +97,7 @@ struct Step {
     explicit Step(const Stage&) {}
     BNFAST_INLINE void run(const Stage& stage, const KeptBits& bits, std::int64_t i, const S* x, S* y,
                            bool streaming) const {
-        AllLanes{}.store(y, stage.apply(bits.template at<std::uint16_t>(i), AllLanes{}.load(x)), streaming);
+        AllLanes{}.store(y, stage.apply(bits.at<std::uint16_t>(i), AllLanes{}.load(x)), streaming);
     }
 };
 
@@ -136,20 +147,34 @@ std::int64_t head_of_steps(const S* y) {
     return past == 0 ? 0 : static_cast<std::int64_t>((kAlign - past) / sizeof(S));
 }
 
-// y[0, n), at the alignment that the steps want where there are any.
+// y[0, n), of which y[head] is the first at the alignment that the steps want.
 template <class S, class Stage>
-void dropout_window(const DropoutRun& run, PhiloxStream& stream, const S* x, S* y, std::int64_t n, std::uint64_t index,
-                    const Stage& stage) {
+void dropout_window(const DropoutRun& run, PhiloxStream& stream, const S* x, S* y, std::int64_t n, std::int64_t head,
+                    std::uint64_t index, const Stage& stage) {
     constexpr std::int64_t kStep = Step<S, Stage>::kElements;
     constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(S));
     constexpr std::int64_t kAhead = kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
-    KeptBits kept(run, stream, index, n);
+    KeptBits kept(run, stream, index, n, head);
     const Step<S, Stage> step(stage);
+    // What the steps leave at both ends, by vectors and then by lanes.
+    const auto edge = [&](std::int64_t begin, std::int64_t end) {
+        for (; begin + kLanes <= end; begin += kLanes) {
+            store(y + begin, stage.apply(kept.from(begin), load(x + begin)));
+        }
+        if (begin == end) return;
+        const int count = static_cast<int>(end - begin);
+        store_first(y + begin, stage.apply(kept.from(begin), load_first(x + begin, count)), count);
+    };
+    x += head;
+    y += head;
+    n -= head;
+    kept.make_until(n < kBatchElements ? n : kBatchElements);
+    edge(-head, 0);
     std::int64_t i = 0;
-    kept.make_until(kBatchElements);
     for (; i + kBatchElements <= n; i += kBatchElements) {
         const auto apply = [&](int part) __attribute__((always_inline)) {
             constexpr std::int64_t kPart = kBatchElements / kBetween;
+            static_assert(kPart % kStep == 0, "a part is whole steps");
             BNFAST_UNROLL for (std::int64_t k = part * kPart; k < (part + 1) * kPart;
                                k += kPart < kLine ? kPart : kLine) {
                 __builtin_prefetch(x + i + k + kAhead);
@@ -166,11 +191,7 @@ void dropout_window(const DropoutRun& run, PhiloxStream& stream, const S* x, S* 
     }
     kept.make_until(n);
     for (; i + kStep <= n; i += kStep) step.run(stage, kept, i, x + i, y + i, run.streaming);
-    // What the steps leave, by vectors and then by lanes.
-    for (; i + kLanes <= n; i += kLanes) store(y + i, stage.apply(kept.at<std::uint16_t>(i), load(x + i)));
-    if (i == n) return;
-    const int count = static_cast<int>(n - i);
-    store_first(y + i, stage.apply(kept.at<std::uint16_t>(i), load_first(x + i, count)), count);
+    edge(i, n);
 }
 
 template <class S, class Stage>
@@ -190,9 +211,9 @@ void dropout_with(const DropoutRun& run, const Stage& stage) {
         PhiloxStream stream;
         stream.start(run.bits.seed, run.bits.offset);
         for (std::int64_t begin = 0, end; begin < run.n; begin = end) {
-            end = begin == 0 && head > 0 ? head : begin + kWindow;  // the head is a short window of its own
+            end = begin == 0 ? head + kWindow : begin + kWindow;
             if (end > run.n) end = run.n;
-            dropout_window(run, stream, x + begin, y + begin, end - begin,
+            dropout_window(run, stream, x + begin, y + begin, end - begin, begin == 0 ? head : 0,
                            run.index + static_cast<std::uint64_t>(begin), stage);
         }
     }

@@ -22,8 +22,8 @@ struct Fold {
     BNFAST_INLINE std::int64_t strip() const { return kFlatStrip / count; }
 };
 
-// values[c] = the sum over the elements of channel c, in order. Channels of few elements have loops of their own, which
-// know how many: there may be thousands, of one row.
+// values[c] = the sum over the elements of channel c, in order. Planes of fewer than 16 elements have a loop for each
+// size: there may be thousands of channels with one plane each. That for kLanes is the loop for all other sizes.
 template <int kCount>
 BNFAST_INLINE void fold_planes(std::int64_t count, std::int64_t channels, double* values) {
     if (count == kCount || kCount == kLanes) {

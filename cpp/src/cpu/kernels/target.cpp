@@ -18,8 +18,7 @@ void keep_bits(const DropoutBits& bits, std::uint64_t first_group, std::int64_t 
         const std::int64_t skip = static_cast<std::int64_t>(group % kBatch);
         count = groups - g < kBatch - skip ? groups - g : kBatch - skip;
         const BatchBits batch = keep_bits_of_batch(bits, stream, group - group % kBatch);
-        __builtin_memcpy(out + g * kGroupBytes, &batch.group[skip],
-                         static_cast<std::size_t>(count * kGroupBytes));
+        __builtin_memcpy(out + g * kGroupBytes, &batch.group[skip], static_cast<std::size_t>(count * kGroupBytes));
     }
 }
 
