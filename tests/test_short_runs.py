@@ -47,7 +47,6 @@ def test_sums_of_every_short_plane(size, dtype):
     _, ctx = bnfast.batch_norm(x, ones, 0 * ones)
     _, _, dbeta, _ = bnfast.batch_norm_backward(dy, ctx)
     total = x.astype(float).sum((0, 2))
-    np.testing.assert_array_equal(np.rint(ctx.moments.mean * 3 * size), total)
     np.testing.assert_allclose(ctx.moments.mean, total / (3 * size), rtol=1e-15, atol=1e-14)
     np.testing.assert_array_equal(dbeta, dy.astype(float).sum((0, 2)))
 
