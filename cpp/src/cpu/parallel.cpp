@@ -105,6 +105,10 @@ class Shares {
 // How large a team the cores have room for. Where other programs use them too, a thread of the team may wait for a core
 // for milliseconds, and the others wait for that thread, spinning. After a call that has seen this, teams are half as
 // large for a while: longer each time, until one finds the cores free again. No result depends on it.
+//
+// A thread that has gone to sleep is late, too, and on some virtual machines takes milliseconds to wake. That says
+// nothing about the cores, and smaller teams would only let it sleep on: regions that are not soon after another one
+// are therefore not judged.
 class Team {
   public:
     int size(int threads) const {
@@ -113,17 +117,21 @@ class Team {
         return std::max(1, threads >> halvings_.load(std::memory_order_relaxed));
     }
 
-    // What a region took the calling thread, in nanoseconds: its own tasks, then waiting for the others. They may be
-    // one task behind, not two.
-    void report(std::int64_t tasks, std::int64_t working, std::int64_t waiting) {
+    // A region in which the calling thread did `tasks` from `begin` to `done`, and then waited for the others until
+    // `end`, in nanoseconds. They may be one task behind, not two.
+    void report(std::int64_t tasks, std::int64_t begin, std::int64_t done, std::int64_t end) {
         constexpr std::int64_t kSuspect = 400'000, kShortest = 16'000'000, kLongest = 500'000'000;
+        constexpr std::int64_t kAwake = 1'000'000;  // libgomp's threads spin for longer (measured: 3 to 10 ms)
+        const bool awake = begin - last_end_.exchange(end, std::memory_order_relaxed) < kAwake;
+        if (!awake) return;
+        const std::int64_t working = done - begin, waiting = end - done;
         const std::int64_t pause = pause_.load(std::memory_order_relaxed);
         const std::int64_t task = working / std::max<std::int64_t>(tasks, 1);
         if (waiting > kSuspect && waiting > working / 4 && waiting > 2 * task) {
-            const bool again = now() < small_until_.load(std::memory_order_relaxed);
+            const bool again = end < small_until_.load(std::memory_order_relaxed);
             halvings_.store(again ? std::min(halvings_.load(std::memory_order_relaxed) + 1, 16) : 1);
             pause_.store(std::clamp(2 * pause, kShortest, kLongest), std::memory_order_relaxed);
-            small_until_.store(now() + pause_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+            small_until_.store(end + pause_.load(std::memory_order_relaxed), std::memory_order_relaxed);
         } else if (pause != 0) {
             pause_.store(pause - pause / 16 - 1, std::memory_order_relaxed);
         }
@@ -135,7 +143,7 @@ class Team {
 
   private:
     std::atomic<int> halvings_{0};
-    std::atomic<std::int64_t> small_until_{0}, pause_{0};
+    std::atomic<std::int64_t> small_until_{0}, pause_{0}, last_end_{0};
 };
 
 void run_on_std_threads(Shares& shares, int threads, TaskFunction function, void* context) {
@@ -201,7 +209,7 @@ void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction functi
                 tasks_done = count;
             }
         }
-        team.report(tasks_done, done - begin, Team::now() - done);
+        team.report(tasks_done, begin, done, Team::now());
         return;
     }
 #endif
