@@ -52,6 +52,7 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
         head_of(static_cast<const S*>(task.dresidual.data)) == head_of(static_cast<const S*>(task.dx.data));
     const bool streams_both = streaming && has_dresidual && alike;
     const bool in_cache = !streaming && task.dx.data != task.dy.data;  // in place, nothing is streamed, however large
+    const bool has_head = BNFAST_TARGET::has_head<S, Loop>(g, streaming, in_cache);
     KeepWindow window(task.keep, g);
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense = !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
@@ -62,7 +63,7 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
             return Run{open_inputs<S>(task, dropper.index, p), at<S>(task.dx, p), at_if_any<S>(task.dresidual, p),
                        open_where<kRows>(where, p)};
         },
-        [&](const Run& run) __attribute__((always_inline)) { return streaming ? head_of(run.dx) : 0; },
+        [&](const Run& run) __attribute__((always_inline)) { return has_head ? head_of(run.dx) : 0; },
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
             if (streaming) fetch_ends(at<S>(task.dx, p), n);
             if (streams_both) fetch_ends(at<S>(task.dresidual, p), n);

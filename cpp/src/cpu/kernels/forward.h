@@ -30,6 +30,7 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
     const std::int64_t ahead_x = fetch_distance<S>(task.x, task.fetch_channels);
     const std::int64_t ahead_residual = fetch_distance<S>(task.residual, task.fetch_channels);
     const bool in_cache = !streaming && task.y.data != task.x.data;  // in place, nothing is streamed, however large
+    const bool has_head = BNFAST_TARGET::has_head<S, Loop>(g, streaming, in_cache);
     KeepWindow window(task.keep, g);
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense =
@@ -40,7 +41,7 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
             return Run{at<S>(task.x, p), at_if_any<S>(task.residual, p), at<S>(task.y, p), dropper.index.of(p),
                        open_where<kRows>(where, p)};
         },
-        [&](const Run& run) __attribute__((always_inline)) { return streaming ? head_of(run.y) : 0; },
+        [&](const Run& run) __attribute__((always_inline)) { return has_head ? head_of(run.y) : 0; },
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
             if (streaming) fetch_ends(at<S>(task.y, p), n);
         },

@@ -154,15 +154,16 @@ BNFAST_INLINE bool whole(const Tile& tile, const Geometry& g) {
 //   make(channel) gives the coefficients, and body(run, i, lanes, coefficients, ahead) handles the elements from i on;
 //   `ahead` is how far from there what the walk along rows comes to next lies in memory.
 
-// Dense rows, kCount at once for each load of the coefficients; returns where the rest of the `end` elements begins.
+// Dense rows, kCount at once for each load of the coefficients, from the head's end on; returns where the rest of the
+// `end` elements begins.
 template <class S, int kCount, class Run, class Prepare, class Make, class Body>
-BNFAST_INLINE std::int64_t for_each_in_rows_together(std::int64_t channels, std::int64_t end, const Run& run,
-                                                     Prepare prepare, Make make, Body body) {
-    std::int64_t begin = 0;
+BNFAST_INLINE std::int64_t for_each_in_rows_together(std::int64_t channels, std::int64_t head, std::int64_t end,
+                                                     const Run& run, Prepare prepare, Make make, Body body) {
+    std::int64_t begin = head;
     for (const std::int64_t together = kCount * channels; end - begin >= together; begin += together) {
         prepare(run, begin, together);
         for (std::int64_t c = 0; c < channels; c += kLanes) {
-            const auto coefficients = make(c);
+            const auto coefficients = make(head + c);
             const std::int64_t ahead = rows_ahead<S, kCount>(channels, channels, c);
             BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
                 body(run, begin + r * channels + c, AllLanes{}, coefficients, ahead);
@@ -176,6 +177,12 @@ template <class S>
 BNFAST_INLINE bool can_go_together(std::int64_t channels) {
     constexpr std::int64_t kPage = 4096;
     return channels % kLanes == 0 && channels * static_cast<std::int64_t>(sizeof(S)) % kPage != 0;
+}
+// Whether runs have a head, behind which the output is aligned: where it is streamed, and where rows go together, whose
+// stores take up to twice as long (Intel) if each is to parts of two lines.
+template <class S, class Loop>
+BNFAST_INLINE bool has_head(const Geometry& g, bool streaming, bool in_cache) {
+    return streaming || (Loop::kRows && Loop::kPlain && in_cache && can_go_together<S>(g.channels));
 }
 
 // A tile of dense rows as one run. A vector may reach into the next row: per-channel values are continued
@@ -198,7 +205,7 @@ BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, b
     std::int64_t channel = head % channels, begin = head;
     if constexpr (kTogether > 1) {
         if (in_cache && can_go_together<S>(channels) && channels <= portion) {
-            begin = for_each_in_rows_together<S, kTogether>(channels, tail, run, prepare, make, body);
+            begin = for_each_in_rows_together<S, kTogether>(channels, head, tail, run, prepare, make, body);
         }
     }
     for (std::int64_t end; begin < tail; begin = end) {
