@@ -70,17 +70,6 @@ BNFAST_INLINE WidePart high_halves(WidePart a) {
 #endif
 }
 
-// A word in all lanes of what the last round leaves (below).
-#if defined(__AVX512F__)
-BNFAST_INLINE WordPart every_word(std::uint32_t value) {
-    constexpr std::uint32_t kUpperLanes = 0xffff0000U;
-    return reinterpret_cast<WordPart>(_mm512_mask_set1_epi16(_mm512_set1_epi16(static_cast<short>(value)), kUpperLanes,
-                                                             static_cast<short>(value >> 16)));
-}
-#else
-BNFAST_INLINE WordPart every_word(std::uint32_t value) { return WordPart{} + value; }
-#endif
-
 // What all counters of a stream with the same high word share: the keys of the rounds, and the words of the first two
 // rounds that do not depend on the counter's low word. In memory: broadcasting them from there costs no arithmetic.
 struct PhiloxStream {
@@ -98,8 +87,8 @@ struct PhiloxStream {
             k0[round] = a;
             k1[round] = b;
         }
-        last_k0 = every_word(static_cast<std::uint32_t>(k0[kPhiloxRounds - 1]));
-        last_k1 = every_word(static_cast<std::uint32_t>(k1[kPhiloxRounds - 1]));
+        last_k0 = WordPart{} + static_cast<std::uint32_t>(k0[kPhiloxRounds - 1]);
+        last_k1 = WordPart{} + static_cast<std::uint32_t>(k1[kPhiloxRounds - 1]);
         set_counter_high(0);
     }
 
@@ -149,31 +138,18 @@ struct WideState {
     }
 };
 
-// The words that the last round leaves, of the counters of one pair of states. With 512-bit registers the 16 low halves
-// of all lanes come before the 16 high ones, which is the order of the elements; otherwise lanes are words, in order.
+// The low, or high, halves of 64-bit lanes of two states as the words of their counters, in order.
 #if defined(__AVX512F__)
-struct HalfLanes {
-    std::uint16_t lane[32];
-};
-// Where in two registers of 32-bit words they are: `first` is 0 for the low words of 64-bit lanes, 1 for the high ones.
-constexpr HalfLanes parted_halves(int first) {
-    HalfLanes index{};
-    for (int i = 0; i < 32; ++i) {
-        const int counter = i % 16;  // the even ones are in the first register, the odd ones in the second
-        const int word = counter % 2 * 16 + counter / 2 * 2 + first;
-        index.lane[i] = static_cast<std::uint16_t>(2 * word + i / 16);
-    }
-    return index;
+BNFAST_INLINE WordPart low_words(WidePart even, WidePart odd) {
+    constexpr __mmask16 kOdd = 0xaaaa;
+    return reinterpret_cast<WordPart>(_mm512_mask_shuffle_epi32(reinterpret_cast<__m512i>(even), kOdd,
+                                                                reinterpret_cast<__m512i>(odd), _MM_PERM_CCAA));
 }
-alignas(64) inline constexpr HalfLanes kLowWords = parted_halves(0), kHighWords = parted_halves(1);
-
-BNFAST_INLINE WordPart permute_halves(WidePart even, const HalfLanes& index, WidePart odd) {
-    return reinterpret_cast<WordPart>(_mm512_permutex2var_epi16(reinterpret_cast<__m512i>(even),
-                                                                _mm512_load_si512(&index),
-                                                                reinterpret_cast<__m512i>(odd)));
+BNFAST_INLINE WordPart high_words(WidePart even, WidePart odd) {
+    constexpr __mmask16 kEven = 0x5555;
+    return reinterpret_cast<WordPart>(_mm512_mask_shuffle_epi32(reinterpret_cast<__m512i>(odd), kEven,
+                                                                reinterpret_cast<__m512i>(even), _MM_PERM_DDBB));
 }
-BNFAST_INLINE WordPart low_words(WidePart even, WidePart odd) { return permute_halves(even, kLowWords, odd); }
-BNFAST_INLINE WordPart high_words(WidePart even, WidePart odd) { return permute_halves(even, kHighWords, odd); }
 #else
 BNFAST_INLINE WordPart low_words(WidePart even, WidePart odd) {
     return reinterpret_cast<WordPart>((even & 0xffffffffU) | (odd << 32));
@@ -206,9 +182,12 @@ constexpr std::int64_t kBatchWords = kBatchElements / 64;
 constexpr int kWordLanes = kVectorBytes / 4;
 
 #if defined(__AVX512F__)
-// The keep bits of 32 elements.
+// The keep bits of 16 low halves and, from bit 16 on, of as many high ones.
 BNFAST_INLINE std::uint32_t kept_halves(WordPart word, std::uint32_t bound) {
-    return _mm512_cmplt_epu16_mask(reinterpret_cast<__m512i>(word), _mm512_set1_epi16(static_cast<short>(bound)));
+    constexpr std::uint32_t kLowHalves = 0x55555555, kHighHalves = 0xaaaaaaaa;
+    const std::uint32_t kept =
+        _mm512_cmplt_epu16_mask(reinterpret_cast<__m512i>(word), _mm512_set1_epi16(static_cast<short>(bound)));
+    return _pext_u32(kept, kLowHalves) | _pext_u32(kept, kHighHalves) << 16;
 }
 // Ties of random numbers with the bound: lanes are the least of their differences, and zero where there is a tie.
 using Ties = __m512i;
@@ -368,14 +347,6 @@ BNFAST_INLINE BatchBits keep_bits_of_batch(const DropoutBits& bits, PhiloxStream
 }
 BNFAST_INLINE BatchBits keep_bits_of_batch(const DropoutBits& bits, PhiloxStream& stream, std::uint64_t group) {
     return keep_bits_of_batch(bits, stream, group, Nothing{});
-}
-
-// 16 bits from bit `i` on, and others above them. By whole words as they were stored: the processor hands a load the
-// value of a store that is still under way, but not parts of two. No word is read that has none of the 16: another
-// thread may be writing it.
-BNFAST_INLINE std::uint64_t bits_of_words(const std::uint64_t* words, std::int64_t i) {
-    const std::uint64_t low = words[i >> 6] >> (i & 63), high = words[(i + 15) >> 6] << 1 << (63 - (i & 63));
-    return low | high;
 }
 
 }  // namespace BNFAST_TARGET

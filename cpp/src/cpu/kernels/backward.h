@@ -57,8 +57,9 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense = !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
+    const std::int64_t portion = task.keep.made ? kMadePortion : kPortion;
     for_each_in_tile<S, Loop>(
-        g, tile, is_dense, in_cache, Loop::drops(dropper.used) && !task.keep.made ? kPortion : kEverything,
+        g, tile, is_dense, in_cache, Loop::drops(dropper.used) ? portion : kEverything,
         [&](const Position& p) __attribute__((always_inline)) {
             return Run{open_inputs<S>(task, dropper.index, p), at<S>(task.dx, p), at_if_any<S>(task.dresidual, p),
                        open_where<kRows>(where, p)};

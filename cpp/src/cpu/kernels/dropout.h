@@ -177,7 +177,7 @@ void dropout_window(const DropoutRun& run, PhiloxStream& stream, const S* x, S* 
             static_assert(kPart % kStep == 0, "a part is whole steps");
             BNFAST_UNROLL for (std::int64_t k = part * kPart; k < (part + 1) * kPart;
                                k += kPart < kLine ? kPart : kLine) {
-                __builtin_prefetch(x + i + k + kAhead);
+                fetch(x + i + k + kAhead);
             }
             BNFAST_UNROLL for (std::int64_t k = part * kPart; k < (part + 1) * kPart; k += kStep) {
                 step.run(stage, kept, i + k, x + i + k, y + i + k, run.streaming);

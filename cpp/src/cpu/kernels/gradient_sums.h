@@ -190,6 +190,8 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
     constexpr int kCount = 4;  // of two tensors: as many lines of memory at once as the moments' eight rows
     const bool drops = K::Loop::drops(dropper.used);
     const std::int64_t between = (kCount - 1) * task.keep.all_channels;  // mask elements from the first row to the last
+    const bool together = task.keep.all_channels % kLanes == 0 && between + width <= kMostPrepared &&
+                          !dropper.window.keeps_runs();  // one portion of bits for all of them
     if (task.where.bits == nullptr && drops && keeps_row_batches(task.keep)) {
         for (; o + kCount <= span.outer_end; o += kCount) {
             for (std::int64_t c = 0; c < width; c += kWholeBatches) {
@@ -201,8 +203,7 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
                 add_gradient_rows<K, kCount>(task, act, dropper, o, strip, sum_dz + c, sum_product + c);
             }
         }
-    } else if (task.where.bits == nullptr &&
-               (!drops || (between + width <= kMostPrepared && !dropper.window.keeps_runs()))) {
+    } else if (task.where.bits == nullptr && (!drops || together)) {
         for (; o + kCount <= span.outer_end; o += kCount) {
             if (drops) dropper.prepare(dropper.index.of(Position{o, range.channel_begin, 0}), between + width);
             add_gradient_rows<K, kCount>(task, act, dropper, o, range, sum_dz, sum_product);

@@ -260,11 +260,15 @@ BNFAST_INLINE void for_each_in_dense_planes(const Geometry& g, const Tile& tile,
 template <class Run, class Head, class Prepare, class Body>
 BNFAST_INLINE void for_each_in_run(const Run& run, std::int64_t n, std::int64_t portion, Head head_of_run,
                                    Prepare prepare, Body body) {
-    for (std::int64_t begin = 0, count; begin < n; begin += count) {
+    const std::int64_t head = head_of_run(run) < n ? head_of_run(run) : n;
+    if (head > 0) {
+        prepare(run, 0, head);
+        body(run, 0, FirstLanes{static_cast<int>(head)});
+    }
+    for (std::int64_t begin = head, count; begin < n; begin += count) {
         count = n - begin < portion ? n - begin : portion;
         prepare(run, begin, count);
-        // Portions are whole vectors, so all have the same head.
-        for_each_vector(count, head_of_run(run), [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+        for_each_vector(count, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
             body(run, begin + i, lanes);
         });
     }
