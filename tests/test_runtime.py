@@ -82,6 +82,7 @@ def test_target_from_the_environment(name):
         ("BNFAST_NUM_THREADS", "1.5"),
         ("BNFAST_NUM_THREADS", "65537"),
         ("BNFAST_NUM_THREADS", "\N{ARABIC-INDIC DIGIT THREE}"),
+        ("BNFAST_L3", "fast"),
     ],
 )
 def test_a_setting_that_cannot_be_is_an_import_error(variable, value):

@@ -70,14 +70,18 @@ def test_rows_give_the_bits_of_each_by_itself(shape, dtype, copy, activation):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+@pytest.mark.parametrize("copy", [np.copy, misaligned])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_dropout_of_wide_rows_is_that_of_separate_calls(shape, dtype, activation, threads):
+def test_dropout_of_wide_rows_is_that_of_separate_calls(shape, dtype, copy, activation, threads):
+    """Where results do not begin at a line, vectors begin anywhere in a word of bits."""
     x, _, dy = inputs(shape, dtype)
     gamma, beta = affine(shape[1])
+    out, dx = copy(np.zeros_like(x)), copy(np.zeros_like(x))
+    options = {"activation": activation, "dropout": 0.3, "seed": 7}
     with bnfast.num_threads(threads):
-        y, ctx = bnfast.batch_norm(x, gamma, beta, activation=activation, dropout=0.3, seed=7)
-        grads = bnfast.batch_norm_backward(dy, ctx)
+        y, ctx = bnfast.batch_norm(x, gamma, beta, **options, out=out)
+        grads = bnfast.batch_norm_backward(dy, ctx, out=dx)
         plain, plain_ctx = bnfast.batch_norm(x, gamma, beta, activation=activation)
         want, mask = bnfast.dropout(plain, 0.3, seed=7)
         want_grads = bnfast.batch_norm_backward(bnfast.dropout_backward(dy, mask), plain_ctx)

@@ -69,6 +69,8 @@ void register_runtime(py::module_& m) {
     m.def("cache_limit", &cache_limit);
     m.def("set_cache_limit", &set_cache_limit);
     m.def("private_cache_bytes", &private_cache_bytes);
+    m.def("shared_cache_bytes", &shared_cache_bytes);
+    m.def("shared_cache_is_near", &shared_cache_is_near);
     m.def("stream", [](const py::array& dst, const py::sequence& sources, int threads) {
         std::vector<py::array_t<float, py::array::c_style>> arrays;
         for (const py::handle& source : sources)

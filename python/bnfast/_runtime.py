@@ -26,6 +26,9 @@ def _check_environment() -> None:
         threads.isascii() and threads.isdecimal() and 1 <= int(threads) <= 65536
     ):
         raise ImportError(f"BNFAST_NUM_THREADS is {threads!r}, expected an integer from 1 to 65536")
+    shared = os.environ.get("BNFAST_L3")
+    if shared is not None and shared not in ("near", "far"):
+        raise ImportError(f"BNFAST_L3 is {shared!r}, expected near or far")
     cache = os.environ.get("BNFAST_CACHE_BYTES")
     if cache is not None:
         if not (cache.isascii() and cache.isdecimal() and int(cache) < 1 << 63):
@@ -209,6 +212,8 @@ def show_config() -> None:
         "threads": f"{get_num_threads()} set, {_core.usable_cpus()} CPUs usable, "
         f"{_core.threading_name()}",
         "L2 a core": f"{_core.private_cache_bytes() // 1024} KiB",
+        "L3": f"{_core.shared_cache_bytes() // 1024} KiB, taken to be "
+        + ("faster than memory" if _core.shared_cache_is_near() else "as far as memory"),
         "CUDA": "not built in",
         "Python": platform.python_version(),
         "NumPy": np.__version__,

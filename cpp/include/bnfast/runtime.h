@@ -19,8 +19,11 @@ std::string active_target();
 // ValueError where the name is not one of targets().
 void select_target(const std::string& name);
 
-// The cache that a core has to itself, which decides how work is cut.
+// The cache that a core has to itself. It and the next decide how work is cut.
 std::int64_t private_cache_bytes();
+// The cache that cores share, and whether it is faster than memory to each of them.
+std::int64_t shared_cache_bytes();
+bool shared_cache_is_near();
 
 // dst[i] = sum over the sources, written past the caches: measures the memory bandwidth that bench/ calls the floor.
 void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads);

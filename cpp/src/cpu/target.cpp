@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 
 #if defined(__x86_64__)
@@ -90,8 +91,12 @@ std::int64_t cache_bytes(int level, int name, std::int64_t usual) {
 // AMD's cores have an L3 beside them (Zen 4: three times memory's bytes), and drop much of what sums fetch ahead. On
 // Intel's servers L3 is spread over the chip: to a core it is as fast as memory (Granite Rapids: 29 GB/s either way, 23
 // of streamed stores alone), and sums keep up with it, so that fetching at another time only delays those stores.
-MemoryTraits measured_traits() {
+// BNFAST_L3 says it where the maker does not tell: "near" or "far".
+MemoryTraits known_traits() {
     constexpr MemoryTraits kNear{true, true}, kFar{false, false};
+    const char* const text = std::getenv("BNFAST_L3");
+    if (text != nullptr && std::strcmp(text, "near") == 0) return kNear;
+    if (text != nullptr && std::strcmp(text, "far") == 0) return kFar;
 #if defined(__x86_64__)
     unsigned a = 0, b = 0, c = 0, d = 0;
     constexpr unsigned kAuth = 0x68747541;  // the first four letters of "AuthenticAMD"
@@ -133,7 +138,7 @@ std::int64_t shared_cache_bytes() {
 }
 
 const MemoryTraits& memory_traits() {
-    static const MemoryTraits traits = measured_traits();
+    static const MemoryTraits traits = known_traits();
     return traits;
 }
 

@@ -1,0 +1,61 @@
+"""The bits of a dropout behind the activation, wherever in their words a vector begins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import DTYPES
+
+import bnfast
+
+# Planes and rows whose runs begin at every place of a word, in results small enough for the caches
+# and large enough to be streamed past them; channels that are not whole vectors among the rows.
+SMALL = [
+    ((3, 5, 331), 1),
+    ((2, 37, 21, 21), 1),
+    ((41, 7, 7, 7), 1),
+    ((210, 322), -1),
+    ((65, 999), -1),
+]
+LARGE = [((9, 32, 61, 61), 1), ((4, 3, 297, 301), 1), ((1200, 1008), -1), ((5000, 217), -1)]
+
+
+def shifted(a, by):
+    """An array of zeros like `a` that begins `by` elements behind a cache line."""
+    item = a.dtype.itemsize
+    buffer = np.zeros(a.size + 128, a.dtype)
+    start = (-buffer.ctypes.data % 64) // item + by
+    return buffer[start : start + a.size].reshape(a.shape)
+
+
+def check(shape, axis, dtype, by, activation):
+    rng = np.random.default_rng(by)
+    x, dy = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    y, ctx = bnfast.batch_norm(
+        x, axis=axis, activation=activation, dropout=0.3, seed=by, out=shifted(x, by)
+    )
+    grads = bnfast.batch_norm_backward(dy, ctx, out=shifted(x, by))
+    kept = bnfast.dropout_mask(shape, 0.3, seed=by)
+    plain, plain_ctx = bnfast.batch_norm(x, axis=axis, activation=activation)
+    np.testing.assert_array_equal(y[~kept], 0)
+    np.testing.assert_array_equal(y[kept] != 0, plain[kept] != 0)
+    if dtype in (np.float32, np.float64):  # 16-bit types skip the roundings in between
+        want, mask = bnfast.dropout(plain, 0.3, seed=by)
+        np.testing.assert_array_equal(y, want)
+        want_grads = bnfast.batch_norm_backward(bnfast.dropout_backward(dy, mask), plain_ctx)
+        for got, expected in zip(grads, want_grads, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("by", range(0, 32, 3))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "axis"), SMALL)
+def test_small(shape, axis, dtype, by):
+    check(shape, axis, dtype, by, "relu")
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("by", [0, 1, 12])
+@pytest.mark.parametrize(("shape", "axis"), LARGE)
+def test_large(shape, axis, by, activation):
+    check(shape, axis, np.float32, by, activation)
