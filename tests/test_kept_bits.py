@@ -8,16 +8,21 @@ from cases import DTYPES
 
 import bnfast
 
-# Planes and rows whose runs begin at every place of a word, in results small enough for the caches
-# and large enough to be streamed past them; channels that are not whole vectors among the rows.
+# Planes and rows whose runs begin at every place of a word; channels that are not whole vectors
+# among the rows, more of them than have their bits prepared at once, and as many as go together.
 SMALL = [
     ((3, 5, 331), 1),
     ((2, 37, 21, 21), 1),
     ((41, 7, 7, 7), 1),
     ((210, 322), -1),
     ((65, 999), -1),
+    ((5, 10_007), -1),
+    ((37, 2032), -1),
+    ((37, 2064), -1),
 ]
+# Results that one thread streams past the caches.
 LARGE = [((9, 32, 61, 61), 1), ((4, 3, 297, 301), 1), ((1200, 1008), -1), ((5000, 217), -1)]
+SHORT = ((2300, 33, 3, 5), 1)  # planes shorter than what may come before the first whole vector
 
 
 def shifted(a, by):
@@ -28,15 +33,14 @@ def shifted(a, by):
     return buffer[start : start + a.size].reshape(a.shape)
 
 
-def check(shape, axis, dtype, by, activation):
+def check(shape, axis, dtype, by, activation, where=None):
     rng = np.random.default_rng(by)
     x, dy = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
-    y, ctx = bnfast.batch_norm(
-        x, axis=axis, activation=activation, dropout=0.3, seed=by, out=shifted(x, by)
-    )
+    options = {"axis": axis, "activation": activation, "where": where}
+    y, ctx = bnfast.batch_norm(x, **options, dropout=0.3, seed=by, out=shifted(x, by))
     grads = bnfast.batch_norm_backward(dy, ctx, out=shifted(x, by))
     kept = bnfast.dropout_mask(shape, 0.3, seed=by)
-    plain, plain_ctx = bnfast.batch_norm(x, axis=axis, activation=activation)
+    plain, plain_ctx = bnfast.batch_norm(x, **options)
     np.testing.assert_array_equal(y[~kept], 0)
     np.testing.assert_array_equal(y[kept] != 0, plain[kept] != 0)
     if dtype in (np.float32, np.float64):  # 16-bit types skip the roundings in between
@@ -58,4 +62,13 @@ def test_small(shape, axis, dtype, by):
 @pytest.mark.parametrize("by", [0, 1, 12])
 @pytest.mark.parametrize(("shape", "axis"), LARGE)
 def test_large(shape, axis, by, activation):
-    check(shape, axis, np.float32, by, activation)
+    with bnfast.num_threads(1):
+        check(shape, axis, np.float32, by, activation)
+
+
+@pytest.mark.parametrize("by", range(0, 16, 5))
+def test_planes_one_by_one(by):
+    shape, axis = SHORT
+    where = np.random.default_rng(1).random((shape[0], 1, *shape[2:])) < 0.8
+    with bnfast.num_threads(1):
+        check(shape, axis, np.float32, by, "relu", where)

@@ -213,11 +213,13 @@ def show_config() -> None:
         f"{_core.threading_name()}",
         "L2 a core": f"{_core.private_cache_bytes() // 1024} KiB",
         "L3": f"{_core.shared_cache_bytes() // 1024} KiB, taken to be "
-        + ("faster than memory" if _core.shared_cache_is_near() else "as far as memory"),
+        + ("near" if _core.shared_cache_is_near() else "as far as memory"),
         "CUDA": "not built in",
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
     }
+    if not _core.shared_cache_bytes():
+        del rows["L3"]
     for name, value in rows.items():
         print(f"{name:<10} {value}")

@@ -19,9 +19,9 @@ std::string active_target();
 // ValueError where the name is not one of targets().
 void select_target(const std::string& name);
 
-// The cache that a core has to itself. It and the next decide how work is cut.
+// The cache that a core has to itself. It and what follows decide how work is cut, never a result.
 std::int64_t private_cache_bytes();
-// The cache that cores share, and whether it is faster than memory to each of them.
+// The cache that cores share, 0 where there is none, and whether it is near: faster than memory to each of them.
 std::int64_t shared_cache_bytes();
 bool shared_cache_is_near();
 

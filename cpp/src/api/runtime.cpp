@@ -38,7 +38,7 @@ void select_target(const std::string& name) {
 
 std::int64_t private_cache_bytes() { return cpu::private_cache_bytes(); }
 std::int64_t shared_cache_bytes() { return cpu::shared_cache_bytes(); }
-bool shared_cache_is_near() { return cpu::memory_traits().fast_shared_cache; }
+bool shared_cache_is_near() { return cpu::shared_cache_is_near(); }
 
 void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads) {
     cpu::stream_sum(dst, sources, num_sources, n, threads);

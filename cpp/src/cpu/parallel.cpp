@@ -106,9 +106,9 @@ class Shares {
 // for milliseconds, and the others wait for that thread, spinning. After a call that has seen this, teams are half as
 // large for a while: longer each time, until one finds the cores free again. No result depends on it.
 //
-// A thread that has gone to sleep is late, too, and on some virtual machines takes milliseconds to wake. That says
-// nothing about the cores, and smaller teams would only let it sleep on: regions that are not soon after another one
-// are therefore not judged.
+// A thread that has gone to sleep, or has yet to be made, is late, too: on some virtual machines by milliseconds. That
+// says nothing about the cores, and smaller teams would only let it sleep on. So a region is judged only if it comes
+// soon after one of the same calling thread, whose team it is, that was at least as large.
 class Team {
   public:
     int size(int threads) const {
@@ -117,12 +117,17 @@ class Team {
         return std::max(1, threads >> halvings_.load(std::memory_order_relaxed));
     }
 
-    // A region in which the calling thread did `tasks` from `begin` to `done`, and then waited for the others until
-    // `end`, in nanoseconds. They may be one task behind, not two.
-    void report(std::int64_t tasks, std::int64_t begin, std::int64_t done, std::int64_t end) {
+    // A region of `size` threads in which the calling one did `tasks` from `begin` to `done`, and then waited for the
+    // others until `end`, in nanoseconds. They may be one task behind, not two.
+    void report(int size, std::int64_t tasks, std::int64_t begin, std::int64_t done, std::int64_t end) {
         constexpr std::int64_t kSuspect = 400'000, kShortest = 16'000'000, kLongest = 500'000'000;
-        constexpr std::int64_t kAwake = 1'000'000;  // libgomp's threads spin for longer (measured: 3 to 10 ms)
-        const bool awake = begin - last_end_.exchange(end, std::memory_order_relaxed) < kAwake;
+        // Unless they are told to wait otherwise, libgomp's threads spin for longer (measured: 3 to 10 ms).
+        constexpr std::int64_t kAwake = 1'000'000;
+        static thread_local std::int64_t last_end = 0;
+        static thread_local int last_size = 0;
+        const bool awake = begin - last_end < kAwake && size <= last_size;
+        last_end = end;
+        last_size = size;
         if (!awake) return;
         const std::int64_t working = done - begin, waiting = end - done;
         const std::int64_t pause = pause_.load(std::memory_order_relaxed);
@@ -143,7 +148,7 @@ class Team {
 
   private:
     std::atomic<int> halvings_{0};
-    std::atomic<std::int64_t> small_until_{0}, pause_{0}, last_end_{0};
+    std::atomic<std::int64_t> small_until_{0}, pause_{0};
 };
 
 void run_on_std_threads(Shares& shares, int threads, TaskFunction function, void* context) {
@@ -209,7 +214,7 @@ void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction functi
                 tasks_done = count;
             }
         }
-        team.report(tasks_done, begin, done, Team::now());
+        team.report(size, tasks_done, begin, done, Team::now());
         return;
     }
 #endif

@@ -45,7 +45,7 @@ inline int useful_threads(const Problem& problem) { return useful_threads(proble
 // What a tensor can count on of the shared cache, where a call has as many again; nothing where memory is as fast.
 inline std::int64_t share_of_shared_cache() {
     constexpr std::int64_t kShareOfThread = 4 << 20;  // at most: other programs use it too
-    if (!memory_traits().fast_shared_cache) return 0;
+    if (!shared_cache_is_near()) return 0;
     return std::min(shared_cache_bytes() / 4, kShareOfThread * num_threads());
 }
 
@@ -98,8 +98,7 @@ inline Grouping group_channels(const Problem& problem, int operands, int threads
     // Channels that are too long for all caches together are swept twice, and so are rows that would make the same bits
     // of a mask for two groups.
     const bool enough = g.channels >= 2 * threads;
-    const bool fits_shared =
-        enough && memory_traits().fast_shared_cache && channel_bytes * threads <= shared_cache_bytes() / 4;
+    const bool fits_shared = enough && shared_cache_is_near() && channel_bytes * threads <= shared_cache_bytes() / 4;
     const bool fits_together = channel_bytes <= budget * threads;
     const Grouping all_together{all, true, kFetchAlong};
     if (channel_bytes == 0 || !(fits_shared || fits_together)) return all_together;
@@ -121,12 +120,15 @@ inline Grouping group_channels(const Problem& problem, int operands, int threads
         const std::int64_t shortest = g.rows && g.outer <= kFewRows ? kShortestOfFewRows : kShortestRun;
         if ((g.flat || g.rows) && run_bytes(problem, grouping) < shortest) return all_together;
     }
-    // The next group may be fetched while this one is normalised where both fit in the cache. Where it pays at all, it
-    // does if they come from memory (measured: a tenth to a fifth), and costs as much if the shared cache has them.
+    // The next group may be fetched while this one is normalised, where both fit in the cache and come from memory. It
+    // pays where L3 is near (Zen 4: a tenth to a fifth). Where it is far, sums keep up with memory, and fetching only
+    // delays the streamed stores (Granite Rapids: forward and backward took a sixth longer), unless these wait for the
+    // bits of dropout as it is (3 % less).
     const std::int64_t group_bytes = grouping.per_group * channel_bytes / (grouping.shared ? threads : 1);
-    const bool makes_bits = problem.has_dropout() && problem.dy.data == nullptr;  // and waits for them, not for memory
-    const bool fits = (memory_traits().fetch_next_group || makes_bits) && 2 * group_bytes <= cache * 7 / 8;
-    if (!g.rows && fits && channel_bytes * g.channels > 2 * share_of_shared_cache()) grouping.next = grouping.per_group;
+    const bool fits = 2 * group_bytes <= cache * 7 / 8;
+    const bool makes_bits = operands == 1 && problem.has_dropout();  // forward; backward keeps them from the sums
+    const bool from_memory = channel_bytes * g.channels > std::max(cache * threads, 2 * share_of_shared_cache());
+    if (!g.rows && fits && from_memory && (shared_cache_is_near() || makes_bits)) grouping.next = grouping.per_group;
     return grouping;
 }
 

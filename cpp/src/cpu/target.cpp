@@ -1,4 +1,4 @@
-// Chooses the SIMD target at run time, from what the CPU and the operating system support.
+// Chooses the SIMD target at run time, from what the CPU and the operating system support, and asks after the caches.
 #include "cpu/target.h"
 
 #include <unistd.h>
@@ -88,21 +88,21 @@ std::int64_t cache_bytes(int level, int name, std::int64_t usual) {
     return reported > 0 ? static_cast<std::int64_t>(reported) : usual;
 }
 
-// AMD's cores have an L3 beside them (Zen 4: three times memory's bytes), and drop much of what sums fetch ahead. On
-// Intel's servers L3 is spread over the chip: to a core it is as fast as memory (Granite Rapids: 29 GB/s either way, 23
-// of streamed stores alone), and sums keep up with it, so that fetching at another time only delays those stores.
-// BNFAST_L3 says it where the maker does not tell: "near" or "far".
-MemoryTraits known_traits() {
-    constexpr MemoryTraits kNear{true, true}, kFar{false, false};
-    const char* const text = std::getenv("BNFAST_L3");
-    if (text != nullptr && std::strcmp(text, "near") == 0) return kNear;
-    if (text != nullptr && std::strcmp(text, "far") == 0) return kFar;
+// AMD's cores have an L3 beside them (Zen 4: it moves three times as many bytes as memory). On Intel's servers L3 is
+// spread over the chip and to a core as far as memory (Granite Rapids: 29 GB/s either way). Others are taken to be like
+// those, unmeasured. BNFAST_L3, "near" or "far", overrides that.
+bool known_to_be_near() {
+    if (const char* const text = std::getenv("BNFAST_L3")) {
+        if (std::strcmp(text, "near") == 0) return true;
+        if (std::strcmp(text, "far") == 0) return false;
+    }
 #if defined(__x86_64__)
     unsigned a = 0, b = 0, c = 0, d = 0;
     constexpr unsigned kAuth = 0x68747541;  // the first four letters of "AuthenticAMD"
-    if (__get_cpuid(0, &a, &b, &c, &d) && b == kAuth) return kNear;
+    return __get_cpuid(0, &a, &b, &c, &d) != 0 && b == kAuth;
+#else
+    return false;
 #endif
-    return kFar;
 }
 
 }  // namespace
@@ -137,9 +137,9 @@ std::int64_t shared_cache_bytes() {
     return bytes;
 }
 
-const MemoryTraits& memory_traits() {
-    static const MemoryTraits traits = known_traits();
-    return traits;
+bool shared_cache_is_near() {
+    static const bool near = known_to_be_near();
+    return near;
 }
 
 }  // namespace bnfast::cpu

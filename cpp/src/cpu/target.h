@@ -1,4 +1,4 @@
-// The SIMD targets built in, and which of them is in use.
+// The SIMD targets built in, and which of them is in use; what is known of the caches.
 #pragma once
 
 #include <string>
@@ -20,12 +20,7 @@ bool select_target(const std::string& name);
 std::int64_t private_cache_bytes();
 // Bytes of the cache that cores share (L3), 0 where there is none.
 std::int64_t shared_cache_bytes();
-
-// What no system call tells of a maker's processors: measured.
-struct MemoryTraits {
-    bool fast_shared_cache;  // it moves several times as many bytes for a core as memory does
-    bool fetch_next_group;   // a core that normalises from its own cache has lines to spare for what comes next
-};
-const MemoryTraits& memory_traits();
+// Whether it is near: faster than memory to each core. No system call tells.
+bool shared_cache_is_near();
 
 }  // namespace bnfast::cpu

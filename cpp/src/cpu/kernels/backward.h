@@ -52,19 +52,19 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
         head_of(static_cast<const S*>(task.dresidual.data)) == head_of(static_cast<const S*>(task.dx.data));
     const bool streams_both = streaming && has_dresidual && alike;
     const bool in_cache = !streaming && task.dx.data != task.dy.data;  // in place, nothing is streamed, however large
-    const bool has_head = BNFAST_TARGET::has_head<S, Loop>(g, streaming, in_cache);
     KeepWindow window(task.keep, g);
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense = !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
-    const std::int64_t portion = task.keep.made ? kMadePortion : kPortion;
+    const std::int64_t portion = !Loop::drops(dropper.used) ? kEverything : task.keep.made ? kMadePortion : kPortion;
+    const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
-        g, tile, is_dense, in_cache, Loop::drops(dropper.used) ? portion : kEverything,
+        g, tile, is_dense, together, portion,
         [&](const Position& p) __attribute__((always_inline)) {
             return Run{open_inputs<S>(task, dropper.index, p), at<S>(task.dx, p), at_if_any<S>(task.dresidual, p),
                        open_where<kRows>(where, p)};
         },
-        [&](const Run& run) __attribute__((always_inline)) { return has_head ? head_of(run.dx) : 0; },
+        [&](const Run& run) __attribute__((always_inline)) { return streaming || together ? head_of(run.dx) : 0; },
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
             if (streaming) fetch_ends(at<S>(task.dx, p), n);
             if (streams_both) fetch_ends(at<S>(task.dresidual, p), n);

@@ -30,18 +30,19 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
     const std::int64_t ahead_x = fetch_distance<S>(task.x, task.fetch_channels);
     const std::int64_t ahead_residual = fetch_distance<S>(task.residual, task.fetch_channels);
     const bool in_cache = !streaming && task.y.data != task.x.data;  // in place, nothing is streamed, however large
-    const bool has_head = BNFAST_TARGET::has_head<S, Loop>(g, streaming, in_cache);
     KeepWindow window(task.keep, g);
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense =
         !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
+    const std::int64_t portion = Loop::drops(dropper.used) ? kPortion : kEverything;
+    const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
-        g, tile, is_dense, in_cache, Loop::drops(dropper.used) ? kPortion : kEverything,
+        g, tile, is_dense, together, portion,
         [&](const Position& p) __attribute__((always_inline)) {
             return Run{at<S>(task.x, p), at_if_any<S>(task.residual, p), at<S>(task.y, p), dropper.index.of(p),
                        open_where<kRows>(where, p)};
         },
-        [&](const Run& run) __attribute__((always_inline)) { return has_head ? head_of(run.y) : 0; },
+        [&](const Run& run) __attribute__((always_inline)) { return streaming || together ? head_of(run.y) : 0; },
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
             if (streaming) fetch_ends(at<S>(task.y, p), n);
         },

@@ -191,7 +191,7 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
     const bool drops = K::Loop::drops(dropper.used);
     const std::int64_t between = (kCount - 1) * task.keep.all_channels;  // mask elements from the first row to the last
     const bool together = task.keep.all_channels % kLanes == 0 && between + width <= kMostPrepared &&
-                          !dropper.window.keeps_runs();  // one portion of bits for all of them
+                          !dropper.window.keeps_runs();  // one portion of bits, in which all rows line up
     if (task.where.bits == nullptr && drops && keeps_row_batches(task.keep)) {
         for (; o + kCount <= span.outer_end; o += kCount) {
             for (std::int64_t c = 0; c < width; c += kWholeBatches) {

@@ -45,18 +45,18 @@ class KeepWindow {
         }
     }
 
-    // Makes the bits of n <= kMostPrepared elements from mask element `index` on, and shows them to at().
+    // Makes the bits of n <= kMostPrepared elements from mask element `index` on, and lines them up for at().
     BNFAST_INLINE void prepare(std::int64_t index, std::int64_t n) {
         if (index < begin_ || index + n > end_) make_until(index, n);
-        show(index, n);
+        line_up(index, n);
     }
     // Whether the bits of each run of planes are kept apart, so that only those of one outer index are at hand.
     BNFAST_INLINE bool keeps_runs() const { return keep_.store != nullptr && keep_.pitch != 0; }
-    // The bits of the vector at a mask element that is whole vectors away from where those prepared last begin. Those
-    // of rows that keep them may lie before it.
+    // The bits of the vector at a mask element that is whole vectors away from where those prepared last begin: behind
+    // it, or before it where keeps_row_batches(), whose bits need no lining up.
     BNFAST_INLINE std::uint32_t at(std::int64_t index) const {
         std::uint16_t bits;
-        __builtin_memcpy(&bits, shown_ + ((index - shown_begin_) >> 3), sizeof bits);
+        __builtin_memcpy(&bits, lined_up_ + ((index - lined_begin_) >> 3), sizeof bits);
         return bits;
     }
 
@@ -64,17 +64,17 @@ class KeepWindow {
     // Vectors begin anywhere in a word. Once a portion, not once a vector, its bits are shifted to where a vector's are
     // 16 bits of one word as it was stored, which the processor hands to a load while the store is still under way. No
     // word is read that has no bit of the portion: another thread may be writing it.
-    BNFAST_INLINE void show(std::int64_t index, std::int64_t n) {
+    BNFAST_INLINE void line_up(std::int64_t index, std::int64_t n) {
         const std::int64_t skip = index - begin_;
-        shown_begin_ = index;
-        shown_ = reinterpret_cast<const char*>(words_) + (skip >> 3);
+        lined_begin_ = index;
+        lined_up_ = reinterpret_cast<const char*>(words_) + (skip >> 3);
         if (skip % kLanes == 0) return;
         const std::int64_t first = skip >> 6, last = (skip + n - 1) >> 6, shift = skip & 63;
         for (std::int64_t k = 0; 64 * k < n; ++k) {
             const std::int64_t next = first + k + 1 < last ? first + k + 1 : last;
-            shifted_[k] = words_[first + k] >> shift | words_[next] << 1 << (63 - shift);
+            shifted_[k] = words_[first + k] >> shift | words_[next] << (64 - shift);
         }
-        shown_ = reinterpret_cast<const char*>(shifted_);
+        lined_up_ = reinterpret_cast<const char*>(shifted_);
     }
 
     __attribute__((noinline)) void make_until(std::int64_t index, std::int64_t n) {
@@ -108,8 +108,8 @@ class KeepWindow {
     PhiloxStream stream_;
     std::uint64_t buffer_[(kMostPrepared + 2 * kBatchElements) / 64 + 1];
     std::uint64_t* words_ = buffer_;
-    std::int64_t shown_begin_ = 0;
-    const char* shown_ = nullptr;
+    std::int64_t lined_begin_ = 0;
+    const char* lined_up_ = nullptr;
     std::uint64_t shifted_[kMostPrepared / 64];
 };
 

@@ -148,7 +148,8 @@ BNFAST_INLINE bool whole(const Tile& tile, const Geometry& g) {
 
 // A walk over a tile goes along runs of memory, and along each by vectors. Its loops take functions:
 //   open(position) gives what the run that begins there is walked with, pointers above all: computed once a run,
-//   head(run) the elements before the output is aligned,
+//   head(run) the elements before the output is aligned, where it has to be: where it is streamed, and where rows go
+//     together, whose stores take up to twice as long (Intel) if each is to parts of two lines,
 //   prepare(run, i, n) comes before each n elements, at most a portion or kRowsTogether rows of a portion each,
 //   announce(position, n) one run of n elements ahead,
 //   make(channel) gives the coefficients, and body(run, i, lanes, coefficients, ahead) handles the elements from i on;
@@ -178,18 +179,18 @@ BNFAST_INLINE bool can_go_together(std::int64_t channels) {
     constexpr std::int64_t kPage = 4096;
     return channels % kLanes == 0 && channels * static_cast<std::int64_t>(sizeof(S)) % kPage != 0;
 }
-// Whether runs have a head, behind which the output is aligned: where it is streamed, and where rows go together, whose
-// stores take up to twice as long (Intel) if each is to parts of two lines.
+// Whether a tile is walked so: what is in the cache, and no more than a portion of it at once.
 template <class S, class Loop>
-BNFAST_INLINE bool has_head(const Geometry& g, bool streaming, bool in_cache) {
-    return streaming || (Loop::kRows && Loop::kPlain && in_cache && can_go_together<S>(g.channels));
+BNFAST_INLINE bool rows_go_together(const Geometry& g, bool is_dense, bool in_cache, std::int64_t portion) {
+    return Loop::kRows && Loop::kPlain && is_dense && in_cache && can_go_together<S>(g.channels) &&
+           g.channels <= portion;
 }
 
 // A tile of dense rows as one run. A vector may reach into the next row: per-channel values are continued
-// periodically behind the last channel. Rows go kTogether at once if they are in the cache; from memory, one after the
+// periodically behind the last channel. Rows go several at once if they are in the cache; from memory, one after the
 // other is faster.
-template <class S, int kTogether, class Open, class Head, class Prepare, class Make, class Body>
-BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, bool in_cache, std::int64_t portion,
+template <class S, bool kPlain, class Open, class Head, class Prepare, class Make, class Body>
+BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, bool together, std::int64_t portion,
                                           Open open, Head head_of_run, Prepare prepare, Make make, Body body) {
     const std::int64_t n = (tile.outer_end - tile.outer_begin) * g.channels, channels = g.channels;
     const auto run = open(Position{tile.outer_begin, 0, 0});
@@ -203,10 +204,9 @@ BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, b
     };
     edge(0, head);
     std::int64_t channel = head % channels, begin = head;
-    if constexpr (kTogether > 1) {
-        if (in_cache && can_go_together<S>(channels) && channels <= portion) {
-            begin = for_each_in_rows_together<S, kTogether>(channels, head, tail, run, prepare, make, body);
-        }
+    if constexpr (kPlain) {
+        if (together)
+            begin = for_each_in_rows_together<S, kRowsTogether>(channels, head, tail, run, prepare, make, body);
     }
     for (std::int64_t end; begin < tail; begin = end) {
         end = tail - begin > portion ? begin + portion : tail;
@@ -260,13 +260,10 @@ BNFAST_INLINE void for_each_in_dense_planes(const Geometry& g, const Tile& tile,
 template <class Run, class Head, class Prepare, class Body>
 BNFAST_INLINE void for_each_in_run(const Run& run, std::int64_t n, std::int64_t portion, Head head_of_run,
                                    Prepare prepare, Body body) {
-    const std::int64_t head = head_of_run(run) < n ? head_of_run(run) : n;
-    if (head > 0) {
-        prepare(run, 0, head);
-        body(run, 0, FirstLanes{static_cast<int>(head)});
-    }
-    for (std::int64_t begin = head, count; begin < n; begin += count) {
-        count = n - begin < portion ? n - begin : portion;
+    const std::int64_t head = head_of_run(run);  // a portion of its own: vectors begin where bits are prepared from
+    for (std::int64_t begin = 0, count; begin < n; begin += count) {
+        const std::int64_t most = begin < head ? head : portion;
+        count = n - begin < most ? n - begin : most;
         prepare(run, begin, count);
         for_each_vector(count, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
             body(run, begin + i, lanes);
@@ -285,14 +282,13 @@ BNFAST_INLINE void fetch_ends(const S* run, std::int64_t n) {
 
 // All runs of a tile. Planes go last to first: what the sweep before left in the cache is used before it is replaced.
 template <class S, class Loop, class Open, class Head, class Announce, class Prepare, class Make, class Body>
-BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is_dense, bool in_cache,
+BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is_dense, bool together,
                                     std::int64_t portion, Open open, Head head_of_run, Announce announce,
                                     Prepare prepare, Make make, Body body) {
     if constexpr (Loop::kRows) {
-        constexpr int kTogether = Loop::kPlain ? kRowsTogether : 1;
         if (is_dense) {
-            return for_each_in_dense_rows<S, kTogether>(g, tile, in_cache, portion, open, head_of_run, prepare, make,
-                                                        body);
+            return for_each_in_dense_rows<S, Loop::kPlain>(g, tile, together, portion, open, head_of_run, prepare, make,
+                                                           body);
         }
         for (std::int64_t o = tile.outer_begin; o < tile.outer_end; ++o) {
             for_each_in_run(open(Position{o, tile.channel_begin, 0}), tile.channel_end - tile.channel_begin, portion,
