@@ -22,7 +22,7 @@ SMALL = [
 ]
 # Results that one thread streams past the caches.
 LARGE = [((9, 32, 61, 61), 1), ((4, 3, 297, 301), 1), ((1200, 1008), -1), ((5000, 217), -1)]
-SHORT = ((2300, 33, 3, 5), 1)  # planes shorter than what may come before the first whole vector
+SHORT = ((2300, 33, 3, 5), 1)  # planes of less than a vector, which `where` has walked one by one
 
 
 def shifted(a, by):
