@@ -188,6 +188,11 @@ def batch_norm_backward(
         these were constants. dresidual is None when there was no residual, dgamma when gamma was
         None, dbeta when beta was None.
 
+    Notes
+    -----
+    "relu" lets no gradient through where its argument is not above zero, whatever dy holds there
+    (NaN, Inf); other derivatives are factors.
+
     Examples
     --------
     >>> import numpy as np, bnfast

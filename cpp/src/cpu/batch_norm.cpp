@@ -20,14 +20,16 @@ MutableCoefficients take_coefficients(Scratch& scratch, const Problem& problem) 
     const bool sums_about_zero = problem.dy.data != nullptr && problem.dtype != DType::kFloat64 && !problem.from_output;
     void* const inverse = problem.from_output ? row() : nullptr;
     void* const mean = sums_about_zero ? row() : nullptr;
-    return {row(), row(), row(), row(), row(), row(), row(), row(), inverse, mean};
+    const bool gated = worth_gating(problem);
+    void *const gate_sign = gated ? row() : nullptr, *const gate = gated ? row() : nullptr;
+    return {row(), row(), row(), row(), row(), row(), row(), row(), inverse, mean, gate_sign, gate};
 }
 
 Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics& s, const MutableCoefficients& out) {
     const AffineInputs inputs{s.mean, s.mean_low, s.m2, s.count, s.invstd, s.gamma, s.beta};
-    const bool prescaled =
+    const AffineTraits traits =
         active_target().forward_coefficients(inputs, problem.dtype == DType::kFloat64, problem.geometry.channels, out);
-    return {prescaled ? out.prescale : nullptr,
+    return {traits.prescaled ? out.prescale : nullptr,
             out.mean_high,
             out.mean_low,
             out.scale,
@@ -36,7 +38,9 @@ Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics
             out.projection,
             out.dx_scale,
             out.inverse,
-            out.mean};
+            out.mean,
+            traits.gated ? out.gate_sign : nullptr,
+            traits.gated ? out.gate : nullptr};
 }
 
 void gradient_coefficients(const Problem& problem, const ChannelStatistics& s, bool constant_statistics,
@@ -57,26 +61,28 @@ void undo_prescale(const Problem& problem, const Coefficients& affine, double* s
 // --- dropout ----------------------------------------------------------------------------------------------------
 
 KeepBits keep_of(const Problem& problem) {
-    return {problem.has_dropout(), problem.dropout,   problem.all_channels,    problem.first_channel,
-            problem.dropout_scale, problem.kept_bits, problem.kept_bits_pitch, false};
+    return {problem.has_dropout(),     problem.dropout,   problem.all_channels,    problem.first_channel,
+            problem.dropout_scale,     problem.kept_bits, problem.kept_bits_pitch, false,
+            bits_made_at_once(problem)};
 }
 
-// Room for the bits that the first sweep makes for the second one: of planes where one thread does both, of rows where
-// no word has bits of two tasks of the first sweep.
+// Room for the bits that the first sweep makes for the second one, where no two tasks of the first sweep make bits of
+// the same word: of rows, or of the planes of an outer index.
 void take_keep_bits(Scratch& scratch, const Blocks& blocks, int threads, bool alone, Problem& group) {
     const Geometry& g = group.geometry;
     const bool normalised_flat = g.flat && (g.rows || g.inner < kLaneElements);
     if (!group.has_dropout() || normalised_flat || group.where.bits != nullptr) return;
     constexpr std::int64_t kSlackWords = 16;  // the count, and what begins and ends between two batches of elements
+    const Sweep sweep = cut_sweep(group, blocks, threads);
     if (g.rows) {
-        const Sweep sweep = cut_sweep(group, blocks, threads);
         const bool by_batches = g.channels % kWholeBatches == 0 && sweep.channel_step % kWholeBatches == 0;
         if (alone || by_batches || sweep.channel_tasks == 1) {
             group.kept_bits = scratch.take<std::uint64_t>(g.outer * g.channels / 64 + kSlackWords);
         }
         return;
     }
-    if (!alone) return;
+    const bool by_planes = sweep.channel_tasks == 1 && sweep.block_step % blocks.pieces == 0;
+    if (!alone && !by_planes) return;
     group.kept_bits_pitch = g.channels * g.inner / 64 + kSlackWords;
     group.kept_bits = scratch.take<std::uint64_t>(g.outer * group.kept_bits_pitch);
     for (std::int64_t o = 0; o < g.outer; ++o) group.kept_bits[o * group.kept_bits_pitch] = 0;

@@ -34,6 +34,17 @@ struct Relu {
     }
 };
 
+// The gradient at z, given that at the activation's output. ReLU's is zero for z <= 0 whatever the latter holds.
+template <class Act, class T>
+BNFAST_INLINE Vec<T> backward_through(const Act& act, Vec<T> z, Vec<T> dz) {
+    return dz * act.derivative(z);
+}
+template <class T>
+BNFAST_INLINE Vec<T> backward_through(const Relu<T>&, Vec<T> z, Vec<T> dz) {
+    const Vec<T> zero(T(0));
+    return select(z > zero, dz, zero);
+}
+
 // z for z > 0, slope * z elsewhere; the derivative at 0 is slope (Maas, Hannun & Ng 2013). What
 // starts from the output needs slope > 0; inverse divides, as the rounded reciprocal of the slope
 // would make errors of 1.48 ulp.

@@ -56,7 +56,9 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense = !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
-    const std::int64_t portion = !Loop::drops(dropper.used) ? kEverything : task.keep.made ? kMadePortion : kPortion;
+    const std::int64_t portion = !Loop::drops(dropper.used) ? kEverything
+                                 : task.keep.made           ? kMadePortion
+                                                            : task.keep.portion;
     const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
         g, tile, is_dense, together, portion,

@@ -2,7 +2,7 @@
 // the call.
 #pragma once
 
-#include "cpu/kernels/span.h"
+#include "cpu/kernels/gates.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
@@ -94,12 +94,6 @@ constexpr double kRescue = 0x1p64;
 // rounding of a centred float32 does.
 constexpr double kFewDeviations = 65536.0;
 
-// Fills the padding behind the last channel with the first channels again, for vectors that reach into the next row.
-template <class T>
-void continue_periodically(T* values, std::int64_t channels) {
-    for (std::int64_t i = 0; i < kLanes && channels > 0; ++i) values[channels + i] = values[i % channels];
-}
-
 // A coefficient in the type computed with; finite, so that its product with zero is zero.
 template <class T>
 BNFAST_INLINE Vec<T> finite_coefficient(Vec<double> value) {
@@ -121,7 +115,8 @@ BNFAST_INLINE Vec<T> as_computed(Vec<double> value) {
 }
 
 template <class T>
-bool fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, const cpu::BasicCoefficients<void*>& out) {
+cpu::AffineTraits fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels,
+                                    const cpu::BasicCoefficients<void*>& out) {
     T *prescale = static_cast<T*>(out.prescale), *high = static_cast<T*>(out.mean_high);
     T *low = static_cast<T*>(out.mean_low), *scale = static_cast<T*>(out.scale), *shift = static_cast<T*>(out.shift);
     T* inverse = static_cast<T*>(out.inverse);
@@ -160,11 +155,13 @@ bool fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, const
     T* const all[] = {prescale, high, low, scale, shift};
     for (T* values : all) continue_periodically(values, channels);
     if (inverse != nullptr) continue_periodically(inverse, channels);
-    return sum_lanes(changes) != 0.0;
+    bool gated = false;
+    if constexpr (sizeof(T) == 4) gated = out.gate != nullptr && fill_gates(channels, out);
+    return {sum_lanes(changes) != 0.0, gated};
 }
 
-bool forward_coefficients(const cpu::AffineInputs& in, bool is_double, std::int64_t channels,
-                          const cpu::BasicCoefficients<void*>& out) noexcept {
+cpu::AffineTraits forward_coefficients(const cpu::AffineInputs& in, bool is_double, std::int64_t channels,
+                                       const cpu::BasicCoefficients<void*>& out) noexcept {
     return is_double ? fill_coefficients<double>(in, channels, out) : fill_coefficients<float>(in, channels, out);
 }
 

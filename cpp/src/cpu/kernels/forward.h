@@ -34,7 +34,7 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense =
         !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
-    const std::int64_t portion = Loop::drops(dropper.used) ? kPortion : kEverything;
+    const std::int64_t portion = Loop::drops(dropper.used) ? task.keep.portion : kEverything;
     const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
         g, tile, is_dense, together, portion,

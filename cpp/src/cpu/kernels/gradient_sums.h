@@ -18,11 +18,12 @@ template <class T>
 struct AtAffine {
     Vec<T> x, centred, dz;
 };
-// A run of the inputs, and where it is in the dropout mask.
+// A run of the inputs, where it is in the dropout mask, and in which slot its bits are.
 template <class S>
 struct GradientRun {
     const S *x, *dy, *residual;
     std::int64_t mask;
+    int slot = 0;
 };
 template <class S>
 BNFAST_INLINE GradientRun<S> open_inputs(const BackwardTask& task, const MaskIndex& index, const Position& p) {
@@ -38,11 +39,13 @@ BNFAST_INLINE AtAffine<Compute<S>> at_affine(Act act, const Dropper<Compute<S>>&
         return {x, affine.undo(act.act.inverse(x)), dz * act.act.derivative_from_output(x)};
     } else {
         const Vec<T> centred = affine.centre(x);
-        if (Loop::drops(dropper.used)) dz = dropper.drop(run.mask + i, dz);
-        if constexpr (!IsIdentity<Act>::kValue) {
+        if (Loop::drops(dropper.used)) dz = dropper.drop(run.mask + i, dz, run.slot);
+        if constexpr (IsGated<Act>::kValue) {
+            dz = select(affine.passes(x), dz, Vec<T>(0));
+        } else if constexpr (!IsIdentity<Act>::kValue) {
             Vec<T> z = affine.apply(centred);
             if (run.residual != nullptr) z = z + lanes.load(run.residual + i);
-            dz = dz * act.derivative(z);
+            dz = backward_through(act, z, dz);
         }
         return {x, centred, dz};
     }
@@ -131,7 +134,7 @@ void sum_gradients_planes(const BackwardTask& task, typename K::Act act, const D
                 for_each_vector_split(n, split, add);
             } else {
                 for_each_in_run(
-                    run, n, drops ? kPortion : kEverything,
+                    run, n, drops ? task.keep.portion : kEverything,
                     [](const auto&) __attribute__((always_inline)) { return std::int64_t{0}; },
                     [&](const auto&, std::int64_t i, std::int64_t portion) __attribute__((always_inline)) {
                         if (drops) dropper.prepare(run.mask + i, portion);
@@ -153,7 +156,7 @@ void sum_gradients_planes(const BackwardTask& task, typename K::Act act, const D
 
 template <class K, int kCount>
 void add_gradient_rows(const BackwardTask& task, typename K::Act act, const Dropper<typename K::T>& dropper,
-                       std::int64_t o, const BlockRange& range, double* sum_dz, double* sum_product) {
+                       std::int64_t o, const BlockRange& range, bool in_slots, double* sum_dz, double* sum_product) {
     using S = typename K::S;
     const std::int64_t width = range.channel_end - range.channel_begin;
     const std::int64_t stride_x = task.x.outer_stride, stride_dy = task.dy.outer_stride;
@@ -163,6 +166,7 @@ void add_gradient_rows(const BackwardTask& task, typename K::Act act, const Drop
     GradientRun<S> runs[kCount];
     BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
         runs[r] = open_inputs<S>(task, dropper.index, Position{o + r, range.channel_begin, 0});
+        runs[r].slot = in_slots ? r : 0;
     }
     for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
         const auto affine = load_affine<typename K::T, true>(coefficients, range.channel_begin + i);
@@ -200,13 +204,21 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
                     dropper.prepare(dropper.index.of(Position{o + r, first, 0}), kWholeBatches);
                 }
                 const BlockRange strip{first, first + kWholeBatches, 0, 0, 0};
-                add_gradient_rows<K, kCount>(task, act, dropper, o, strip, sum_dz + c, sum_product + c);
+                add_gradient_rows<K, kCount>(task, act, dropper, o, strip, false, sum_dz + c, sum_product + c);
             }
         }
     } else if (task.where.bits == nullptr && (!drops || together)) {
         for (; o + kCount <= span.outer_end; o += kCount) {
             if (drops) dropper.prepare(dropper.index.of(Position{o, range.channel_begin, 0}), between + width);
-            add_gradient_rows<K, kCount>(task, act, dropper, o, range, sum_dz, sum_product);
+            add_gradient_rows<K, kCount>(task, act, dropper, o, range, false, sum_dz, sum_product);
+        }
+    } else if (task.where.bits == nullptr && dropper.window.keeps_runs() && width <= kMostPrepared) {
+        static_assert(kCount <= KeepWindow::kSlots, "a slot for each row");
+        for (; o + kCount <= span.outer_end; o += kCount) {
+            for (int r = 0; r < kCount; ++r) {
+                dropper.prepare(dropper.index.of(Position{o + r, range.channel_begin, 0}), width, r);
+            }
+            add_gradient_rows<K, kCount>(task, act, dropper, o, range, true, sum_dz, sum_product);
         }
     }
     for (; o < span.outer_end; ++o) {
@@ -216,7 +228,7 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
             n = width - c < most ? width - c : most;
             if (drops) dropper.prepare(dropper.index.of(Position{o, range.channel_begin + c, 0}), n);
             const BlockRange piece{range.channel_begin + c, range.channel_begin + c + n, 0, 0, 0};
-            add_gradient_rows<K, 1>(task, act, dropper, o, piece, sum_dz + c, sum_product + c);
+            add_gradient_rows<K, 1>(task, act, dropper, o, piece, false, sum_dz + c, sum_product + c);
         }
     }
 }
@@ -247,7 +259,7 @@ void sum_gradients_flat(const BackwardTask& task, typename K::Act act, const Blo
             const Dropper<T> rest(rest_window, task.keep, g);
             for (std::int64_t c = 0; o < span.outer_end; ++o, c += g.channels) {
                 if (K::Loop::drops(rest.used)) rest.prepare(rest.index.of(Position{o, 0, 0}), g.channels);
-                add_gradient_rows<K, 1>(task, act, rest, o, {0, g.channels, 0, 0, 0}, dz + c, product + c);
+                add_gradient_rows<K, 1>(task, act, rest, o, {0, g.channels, 0, 0, 0}, false, dz + c, product + c);
             }
         }
         fold_sums(fold, count, dz);

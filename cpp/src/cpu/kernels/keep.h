@@ -8,8 +8,6 @@
 namespace bnfast {
 namespace BNFAST_TARGET {
 
-// Elements for which bits are made at once: as many lines as a core can have under way.
-constexpr std::int64_t kPortion = 256;
 constexpr std::int64_t kMostPrepared = 8192;
 constexpr std::int64_t kMadePortion = kMostPrepared / kRowsTogether;  // where bits are there already
 constexpr std::int64_t kEverything = std::int64_t{1} << 62;           // one portion where there is no dropout
@@ -36,8 +34,13 @@ BNFAST_INLINE bool keeps_row_batches(const KeepBits& keep) {
 
 class KeepWindow {
   public:
+    static constexpr int kSlots = 4;
+
     BNFAST_INLINE KeepWindow(const KeepBits& keep, const Geometry& g)
-        : keep_(keep), row_elements_(keep.all_channels * g.inner), first_(keep.first_channel * g.inner) {
+        : keep_(keep),
+          row_elements_(keep.all_channels * g.inner),
+          first_(keep.first_channel * g.inner),
+          width_(g.channels * g.inner) {
         if (keep.used) stream_.start(keep.generator.seed, keep.generator.offset);
         if (keep.made) {
             words_ = keep.store;
@@ -45,18 +48,19 @@ class KeepWindow {
         }
     }
 
-    // Makes the bits of n <= kMostPrepared elements from mask element `index` on, and lines them up for at().
-    BNFAST_INLINE void prepare(std::int64_t index, std::int64_t n) {
+    // Makes the bits of n <= kMostPrepared elements from mask element `index` on, and lines them up for at(). Up to
+    // kSlots such runs are at hand where keeps_runs(), otherwise the one in slot 0.
+    BNFAST_INLINE void prepare(std::int64_t index, std::int64_t n, int slot = 0) {
         if (index < begin_ || index + n > end_) make_until(index, n);
-        line_up(index, n);
+        line_up(index, n, lined_up_[slot]);
     }
-    // Whether the bits of each run of planes are kept apart, so that only those of one outer index are at hand.
+    // Whether the bits of each run of planes are kept, apart from those of the others.
     BNFAST_INLINE bool keeps_runs() const { return keep_.store != nullptr && keep_.pitch != 0; }
     // The bits of the vector at a mask element that is whole vectors away from where those prepared last begin: behind
     // it, or before it where keeps_row_batches(), whose bits need no lining up.
-    BNFAST_INLINE std::uint32_t at(std::int64_t index) const {
+    BNFAST_INLINE std::uint32_t at(std::int64_t index, int slot = 0) const {
         std::uint16_t bits;
-        __builtin_memcpy(&bits, lined_up_ + ((index - lined_begin_) >> 3), sizeof bits);
+        __builtin_memcpy(&bits, lined_up_[slot].bits + ((index - lined_up_[slot].begin) >> 3), sizeof bits);
         return bits;
     }
 
@@ -64,21 +68,27 @@ class KeepWindow {
     // Vectors begin anywhere in a word. Once a portion, not once a vector, its bits are shifted to where a vector's are
     // 16 bits of one word as it was stored, which the processor hands to a load while the store is still under way. No
     // word is read that has no bit of the portion: another thread may be writing it.
-    BNFAST_INLINE void line_up(std::int64_t index, std::int64_t n) {
+    struct LinedUp {
+        std::int64_t begin = 0;  // the mask element of the first bit
+        const char* bits = nullptr;
+        std::uint64_t shifted[kMostPrepared / 64];
+    };
+    BNFAST_INLINE void line_up(std::int64_t index, std::int64_t n, LinedUp& lined_up) {
         const std::int64_t skip = index - begin_;
-        lined_begin_ = index;
-        lined_up_ = reinterpret_cast<const char*>(words_) + (skip >> 3);
+        lined_up.begin = index;
+        lined_up.bits = reinterpret_cast<const char*>(words_) + (skip >> 3);
         if (skip % kLanes == 0) return;
         const std::int64_t first = skip >> 6, last = (skip + n - 1) >> 6, shift = skip & 63;
         for (std::int64_t k = 0; 64 * k < n; ++k) {
             const std::int64_t next = first + k + 1 < last ? first + k + 1 : last;
-            shifted_[k] = words_[first + k] >> shift | words_[next] << (64 - shift);
+            lined_up.shifted[k] = words_[first + k] >> shift | words_[next] << (64 - shift);
         }
-        lined_up_ = reinterpret_cast<const char*>(shifted_);
+        lined_up.bits = reinterpret_cast<const char*>(lined_up.shifted);
     }
 
     __attribute__((noinline)) void make_until(std::int64_t index, std::int64_t n) {
         std::uint64_t* row = nullptr;
+        std::int64_t until = index + n;
         if (keep_.store != nullptr && keep_.pitch == 0) {
             if (index < begin_ || index > end_) begin_ = end_ = index / kBatchElements * kBatchElements;
             words_ = keep_.store + begin_ / 64;
@@ -88,10 +98,14 @@ class KeepWindow {
             words_ = row + 1;
             begin_ = (outer * row_elements_ + first_) / kBatchElements * kBatchElements;
             end_ = row[0] == 0 ? begin_ : static_cast<std::int64_t>(row[0]);
+            // Those of the planes behind a short one, too: they are kept until these are reached.
+            const std::int64_t run_end = outer * row_elements_ + first_ + width_;
+            if (end_ < until) until = end_ + keep_.portion < run_end ? end_ + keep_.portion : run_end;
+            if (until < index + n) until = index + n;
         } else if (index < begin_ || index > end_ || index + n > begin_ + kMostPrepared) {
             begin_ = end_ = index / kBatchElements * kBatchElements;
         }
-        for (; end_ < index + n; end_ += kBatchElements) {
+        for (; end_ < until; end_ += kBatchElements) {
             BatchBits kept{};
             if (keep_.generator.keep != 0) {  // keeping all is no dropout
                 kept = keep_bits_of_batch(keep_.generator, stream_, static_cast<std::uint64_t>(end_ / kGroup));
@@ -99,18 +113,17 @@ class KeepWindow {
             std::uint64_t* const out = words_ + (end_ - begin_) / 64;
             BNFAST_UNROLL for (int i = 0; i < kBatchWords; ++i) out[i] = kept.word(i);
         }
-        if (row != nullptr) row[0] = static_cast<std::uint64_t>(end_);
+        // Unless all were there: another thread may be reading it.
+        if (row != nullptr && row[0] != static_cast<std::uint64_t>(end_)) row[0] = static_cast<std::uint64_t>(end_);
     }
 
     KeepBits keep_;
-    std::int64_t row_elements_, first_;
+    std::int64_t row_elements_, first_, width_;
     std::int64_t begin_ = 0, end_ = 0;  // the mask elements whose bits are in words_
     PhiloxStream stream_;
     std::uint64_t buffer_[(kMostPrepared + 2 * kBatchElements) / 64 + 1];
     std::uint64_t* words_ = buffer_;
-    std::int64_t lined_begin_ = 0;
-    const char* lined_up_ = nullptr;
-    std::uint64_t shifted_[kMostPrepared / 64];
+    LinedUp lined_up_[kSlots];
 };
 
 // Dropout of the vectors of one task.
@@ -124,10 +137,12 @@ struct Dropper {
     BNFAST_INLINE Dropper(KeepWindow& keep_window, const KeepBits& keep, const Geometry& g)
         : window(keep_window), used(keep.used), index(keep, g), scale(static_cast<T>(keep.scale)) {}
 
-    BNFAST_INLINE void prepare(std::int64_t mask_element, std::int64_t n) const { window.prepare(mask_element, n); }
+    BNFAST_INLINE void prepare(std::int64_t mask_element, std::int64_t n, int slot = 0) const {
+        window.prepare(mask_element, n, slot);
+    }
     // y or dy after dropout: kept and scaled, or zero.
-    BNFAST_INLINE Vec<T> drop(std::int64_t mask_element, Vec<T> v) const {
-        return select_bits(window.at(mask_element), v * scale, Vec<T>(0));
+    BNFAST_INLINE Vec<T> drop(std::int64_t mask_element, Vec<T> v, int slot = 0) const {
+        return select_bits(window.at(mask_element, slot), v * scale, Vec<T>(0));
     }
 };
 

@@ -45,12 +45,13 @@ struct KeepBits {
     std::int64_t all_channels = 0;
     std::int64_t first_channel = 0;
     double scale = 1.0;  // of kept elements
-    // What the first of two sweeps makes and the second one reads. Planes that one thread sweeps: `pitch` words for
-    // each outer index, of which the first is the mask element up to which the bits are there. Rows: pitch is 0, and
-    // the words are those of the whole mask; `made` in the second sweep.
+    // What the first of two sweeps makes and the second one reads. Planes: `pitch` words for each outer index, of which
+    // the first is the mask element up to which the bits are there. Rows: pitch is 0, and the words are those of the
+    // whole mask; `made` in the second sweep.
     std::uint64_t* store = nullptr;
     std::int64_t pitch = 0;
     bool made = false;
+    std::int64_t portion = 0;  // elements for which bits are made at once
 };
 
 constexpr std::int64_t kWholeBatches = 256;  // mask elements: batches whose bits are made together, on every target
@@ -108,6 +109,8 @@ struct BasicCoefficients {
     P dx_scale;    // backward: gamma * invstd
     P inverse;     // backward from y: 1 / scale; null where it is not
     P mean;        // sums of backward: float64, NaN where they have to be centred (gradient_sums.h); null elsewhere
+    P gate_sign;   // backward through ReLU, null where gates are not known: 1 or -1, and
+    P gate;        // what x times that has to be above for a gradient to pass (gates.h)
 };
 using Coefficients = BasicCoefficients<const void*>;
 
@@ -184,6 +187,11 @@ struct GradientInputs {
     bool constant_statistics;
 };
 
+struct AffineTraits {
+    bool prescaled = false;  // some channel needs its prescale
+    bool gated = false;      // all channels have their gates
+};
+
 struct KernelTable {
     const char* name;
     ElementKernels elements[4];  // by DType
@@ -194,9 +202,9 @@ struct KernelTable {
     void (*merge_sums)(const BlockSums&, std::int64_t blocks, std::int64_t pitch, std::int64_t width) noexcept;
     void (*invstd)(const double* m2, const double* count, double eps, EpsPlacement placement, std::int64_t channels,
                    double* invstd) noexcept;
-    // Fills prescale .. shift, inverse and mean if not null; returns whether some channel needs its prescale.
-    bool (*forward_coefficients)(const AffineInputs&, bool is_double, std::int64_t channels,
-                                 const BasicCoefficients<void*>&) noexcept;
+    // Fills prescale .. shift; inverse, mean and the gates if not null.
+    AffineTraits (*forward_coefficients)(const AffineInputs&, bool is_double, std::int64_t channels,
+                                         const BasicCoefficients<void*>&) noexcept;
     // Fills mean_dz .. dx_scale; `affine` has the prescale in use.
     void (*gradient_coefficients)(const GradientInputs&, bool is_double, std::int64_t channels,
                                   const Coefficients& affine, const BasicCoefficients<void*>&) noexcept;
