@@ -140,12 +140,24 @@ def test_what_does_not_pass_is_not_seen(shape, axis, dtype, with_residual):
     assert np.isfinite(got.dx.astype(np.float32)).all()
 
 
-@pytest.mark.parametrize("shape", [(24, 2, 130, 130), (9, 1, 300, 301), (24, 2, 128, 128)])
+# Channels that threads share: in whole planes or in parts, long and short ones (of which the last
+# has fewer elements an outer index than bits are made at once).
+SHARED = [
+    (24, 2, 130, 130),
+    (24, 1, 130, 130),
+    (24, 2, 128, 128),
+    (9, 1, 300, 301),
+    (3000, 60, 5, 5),
+    (2000, 3, 5, 5),
+]
+
+
+@pytest.mark.parametrize("shape", SHARED)
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_kept_bits_of_planes_that_threads_share(shape, threads):
-    """Long channels, on which all threads work: their second sweep reads the bits of the first."""
+    """The second sweep of all threads reads the bits that the first one made."""
     rng = np.random.default_rng(7)
-    x, dy = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    x, dy = (rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
     with bnfast.num_threads(threads):
         y, ctx = bnfast.batch_norm(x, activation="relu", dropout=0.4, seed=11)
         grads = bnfast.batch_norm_backward(dy, ctx)

@@ -67,7 +67,9 @@ KeepBits keep_of(const Problem& problem) {
 }
 
 // Room for the bits that the first sweep makes for the second one, where no two tasks of the first sweep make bits of
-// the same word: of rows, or of the planes of an outer index.
+// the same word of rows, or for the same outer index of planes (long ones that threads share are in groups of one
+// channel). The first sweep then makes all of them, and the second one only reads, however it is cut: an outer index
+// that is shorter than a batch might be served by the bits made for the one before, and is not kept.
 void take_keep_bits(Scratch& scratch, const Blocks& blocks, int threads, bool alone, Problem& group) {
     const Geometry& g = group.geometry;
     const bool normalised_flat = g.flat && (g.rows || g.inner < kLaneElements);
@@ -81,8 +83,10 @@ void take_keep_bits(Scratch& scratch, const Blocks& blocks, int threads, bool al
         }
         return;
     }
-    const bool by_planes = sweep.channel_tasks == 1 && sweep.block_step % blocks.pieces == 0;
-    if (!alone && !by_planes) return;
+    constexpr std::int64_t kLongRun = 1024;  // elements, beside which the slack is little
+    static_assert(kLongRun >= kWholeBatches, "no outer index is shorter than a batch");
+    const bool by_outer = sweep.channel_tasks == 1 && sweep.block_step % blocks.pieces == 0;
+    if (!alone && (!by_outer || g.channels * g.inner < kLongRun)) return;
     group.kept_bits_pitch = g.channels * g.inner / 64 + kSlackWords;
     group.kept_bits = scratch.take<std::uint64_t>(g.outer * group.kept_bits_pitch);
     for (std::int64_t o = 0; o < g.outer; ++o) group.kept_bits[o * group.kept_bits_pitch] = 0;

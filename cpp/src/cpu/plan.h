@@ -78,16 +78,17 @@ inline bool worth_streaming(const Problem& problem) {
 // Mask elements whose bits a fused loop makes at once: as many lines as a core can have under way, but twice as many
 // in backward where L3 is far (Granite Rapids: 2 to 5 % less; forward would take 4 % more).
 inline std::int64_t bits_made_at_once(const Problem& problem) {
-    return problem.dy.data != nullptr && !shared_cache_is_near() ? 512 : 256;
+    return problem.dy.data != nullptr && !shared_cache_is_near() ? kMostAtOnce : kMostAtOnce / 2;
 }
 
 // Whether backward should find out from which x on ReLU passes gradients (kernels/gates.h). The search takes as long as
-// it saves in some 600 elements of a channel, and one thread may do it for all. A residual would be in the way; float64
-// has nothing to gain, since its sums are centred.
+// it saves in some 600 elements of a channel, and where threads share a group, one does it while the others wait. A
+// residual would be in the way; float64 has nothing to gain, since its sums are centred.
 inline bool worth_gating(const Problem& problem) {
     constexpr std::int64_t kLongChannel = 2048;  // elements
-    return problem.dy.data != nullptr && problem.activation == Activation::kRelu && !problem.has_residual() &&
-           problem.dtype != DType::kFloat64 && problem.channel_elements() >= kLongChannel;
+    const bool from_x = problem.dy.data != nullptr && !problem.has_residual() && !problem.from_output;
+    return from_x && problem.activation == Activation::kRelu && problem.dtype != DType::kFloat64 &&
+           problem.channel_elements() >= kLongChannel;
 }
 
 // Ranges of channels narrow enough that all threads have several; of whole lines and vectors where they are wide.

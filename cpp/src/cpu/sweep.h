@@ -144,9 +144,11 @@ inline Sweep cut_sweep(const Problem& problem, const Blocks& blocks, int threads
         sweep.channel_step = std::max<std::int64_t>(1, channels / wanted);
         const std::int64_t channel_tasks = (channels + sweep.channel_step - 1) / sweep.channel_step;
         sweep.block_step = std::max<std::int64_t>(1, blocks.count * channel_tasks / wanted);
-        // Nor should two tasks make bits for the same plane, as long as there are several for each thread.
-        const bool by_planes = problem.has_dropout() && problem.geometry.outer >= 4 * threads;
-        if (by_planes) sweep.block_step = (sweep.block_step + blocks.pieces - 1) / blocks.pieces * blocks.pieces;
+        // Whole planes in backward with dropout, as long as there are several for each thread: no two tasks then make
+        // bits of the same one.
+        const bool keeps_bits = problem.has_dropout() && problem.dy.data != nullptr;
+        const bool whole_planes = keeps_bits && problem.geometry.outer >= 4 * threads;
+        if (whole_planes) sweep.block_step = (sweep.block_step + blocks.pieces - 1) / blocks.pieces * blocks.pieces;
     }
     sweep.block_step = std::min(sweep.block_step, std::max<std::int64_t>(blocks.count, 1));
     sweep.channel_tasks = (channels + sweep.channel_step - 1) / sweep.channel_step;

@@ -1,8 +1,8 @@
 // Activations as value types: forward and derivative side by side, both at the pre-activation z.
 //
 // Every type is constructed from one number, the negative slope, which only LeakyRelu keeps.
-// derivative(z) is d forward / d z. The strictly increasing ones that in-place batch norm admits
-// (Rota Bulo, Porzi & Kontschieder 2018) also have inverse(y), which is z given y = forward(z), and
+// derivative(z) is d forward / d z; ReLU says where it is 1. The strictly increasing ones that in-place batch norm
+// admits (Rota Bulo, Porzi & Kontschieder 2018) also have inverse(y), which is z given y = forward(z), and
 // derivative_from_output(y), which is derivative(z). NaN gives NaN, but the piecewise constant
 // derivatives (relu, leaky relu) take it for z <= 0. Max errors are measured as in elementary.h and
 // given as float / double, in ulp of the exact result, or in eps, an absolute error of 2**-24 /
@@ -28,22 +28,8 @@ template <class T>
 struct Relu {
     BNFAST_INLINE explicit Relu(T) {}
     BNFAST_INLINE Vec<T> forward(Vec<T> z) const { return max(Vec<T>(T(0)), z); }
-    BNFAST_INLINE Vec<T> derivative(Vec<T> z) const {
-        const Vec<T> zero(T(0));
-        return select(z > zero, Vec<T>(T(1)), zero);
-    }
+    BNFAST_INLINE Mask<T> passes(Vec<T> z) const { return z > Vec<T>(T(0)); }
 };
-
-// The gradient at z, given that at the activation's output. ReLU's is zero for z <= 0 whatever the latter holds.
-template <class Act, class T>
-BNFAST_INLINE Vec<T> backward_through(const Act& act, Vec<T> z, Vec<T> dz) {
-    return dz * act.derivative(z);
-}
-template <class T>
-BNFAST_INLINE Vec<T> backward_through(const Relu<T>&, Vec<T> z, Vec<T> dz) {
-    const Vec<T> zero(T(0));
-    return select(z > zero, dz, zero);
-}
 
 // z for z > 0, slope * z elsewhere; the derivative at 0 is slope (Maas, Hannun & Ng 2013). What
 // starts from the output needs slope > 0; inverse divides, as the rounded reciprocal of the slope
@@ -150,6 +136,16 @@ struct Elu {
         return select(y > Vec<T>(T(0)), one, y + one);
     }
 };
+
+// The gradient at z, given that at the activation's output. ReLU's is zero unless z > 0, whatever the latter holds.
+template <class Act, class T>
+BNFAST_INLINE Vec<T> backward_through(const Act& act, Vec<T> z, Vec<T> dz) {
+    return dz * act.derivative(z);
+}
+template <class T>
+BNFAST_INLINE Vec<T> backward_through(const Relu<T>& relu, Vec<T> z, Vec<T> dz) {
+    return select(relu.passes(z), dz, Vec<T>(T(0)));
+}
 
 }  // namespace BNFAST_TARGET
 }  // namespace bnfast

@@ -58,7 +58,8 @@ BNFAST_INLINE void with_activation(Activation activation, double slope, F f) {
         case Activation::kElu: return f(Elu<T>(parameter));
     }
 }
-// The same for backward, which may have to start from the activation's output, or may start from x.
+// The same for backward, which may have to start from the activation's output, or be told by x alone where ReLU passes
+// gradients.
 template <class T, class F>
 BNFAST_INLINE void with_activation(const BackwardTask& task, F f) {
     const T parameter = static_cast<T>(task.activation_slope);

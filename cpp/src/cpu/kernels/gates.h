@@ -3,7 +3,8 @@
 // The affine's output z, as it is computed, is a monotone function of x: every operation on the way to it is, and so is
 // rounding. So z > 0 holds from some x on, or up to some x where gamma is negative. That x is found once for a channel,
 // exactly: by bisection over all numbers, with the very operations of the affine. Backward then compares x with it, and
-// need not compute z again.
+// need not compute z again. NaN fails this comparison as it fails z > 0; -0 and 0 give the same z, so that the border
+// is never between them.
 #pragma once
 
 #include "cpu/kernels/affine.h"

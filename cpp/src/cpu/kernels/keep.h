@@ -10,7 +10,8 @@ namespace BNFAST_TARGET {
 
 constexpr std::int64_t kMostPrepared = 8192;
 constexpr std::int64_t kMadePortion = kMostPrepared / kRowsTogether;  // where bits are there already
-constexpr std::int64_t kEverything = std::int64_t{1} << 62;           // one portion where there is no dropout
+static_assert(cpu::kMostAtOnce <= kMadePortion, "rows that go together are prepared at once");
+constexpr std::int64_t kEverything = std::int64_t{1} << 62;  // one portion where there is no dropout
 
 // Where the elements of a task are in the mask. A value of its own: no store can be suspected of changing it.
 struct MaskIndex {
@@ -56,8 +57,8 @@ class KeepWindow {
     }
     // Whether the bits of each run of planes are kept, apart from those of the others.
     BNFAST_INLINE bool keeps_runs() const { return keep_.store != nullptr && keep_.pitch != 0; }
-    // The bits of the vector at a mask element that is whole vectors away from where those prepared last begin: behind
-    // it, or before it where keeps_row_batches(), whose bits need no lining up.
+    // The bits of the vector at a mask element that is whole vectors away from where those prepared last in the slot
+    // begin: behind it, or before it where keeps_row_batches(), whose bits need no lining up.
     BNFAST_INLINE std::uint32_t at(std::int64_t index, int slot = 0) const {
         std::uint16_t bits;
         __builtin_memcpy(&bits, lined_up_[slot].bits + ((index - lined_up_[slot].begin) >> 3), sizeof bits);
@@ -98,7 +99,7 @@ class KeepWindow {
             words_ = row + 1;
             begin_ = (outer * row_elements_ + first_) / kBatchElements * kBatchElements;
             end_ = row[0] == 0 ? begin_ : static_cast<std::int64_t>(row[0]);
-            // Those of the planes behind a short one, too: they are kept until these are reached.
+            // At least a portion, though a short plane needs less: the rest is for the planes behind it.
             const std::int64_t run_end = outer * row_elements_ + first_ + width_;
             if (end_ < until) until = end_ + keep_.portion < run_end ? end_ + keep_.portion : run_end;
             if (until < index + n) until = index + n;
@@ -113,7 +114,7 @@ class KeepWindow {
             std::uint64_t* const out = words_ + (end_ - begin_) / 64;
             BNFAST_UNROLL for (int i = 0; i < kBatchWords; ++i) out[i] = kept.word(i);
         }
-        // Unless all were there: another thread may be reading it.
+        // Unless all were there: in the second sweep, several threads may read it.
         if (row != nullptr && row[0] != static_cast<std::uint64_t>(end_)) row[0] = static_cast<std::uint64_t>(end_);
     }
 

@@ -51,8 +51,9 @@ struct KeepBits {
     std::uint64_t* store = nullptr;
     std::int64_t pitch = 0;
     bool made = false;
-    std::int64_t portion = 0;  // elements for which bits are made at once
+    std::int64_t portion = 256;  // elements for which bits are made at once: whole vectors, at most:
 };
+constexpr std::int64_t kMostAtOnce = 512;
 
 constexpr std::int64_t kWholeBatches = 256;  // mask elements: batches whose bits are made together, on every target
 
@@ -110,7 +111,7 @@ struct BasicCoefficients {
     P inverse;     // backward from y: 1 / scale; null where it is not
     P mean;        // sums of backward: float64, NaN where they have to be centred (gradient_sums.h); null elsewhere
     P gate_sign;   // backward through ReLU, null where gates are not known: 1 or -1, and
-    P gate;        // what x times that has to be above for a gradient to pass (gates.h)
+    P gate;        // a gradient passes where x * gate_sign > gate (gates.h)
 };
 using Coefficients = BasicCoefficients<const void*>;
 
