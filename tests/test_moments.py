@@ -154,6 +154,25 @@ def test_merge_of_non_finite_data_is_not_finite_and_silent():
         assert not result.mean_low.any()
 
 
+@given(statistics(), st.integers(0, 3))
+def test_no_floating_point_state_of_the_caller_matters(some, correction):
+    def everything():
+        made = type(some)(some.count, *values)
+        merged = [some + some, some + made, made + some]
+        merged += [pickle.loads(pickle.dumps(each)) for each in merged]
+        arrays = [some.var(correction), some.std(correction)] if type(some) is Moments else []
+        same = [each == other for each in merged for other in merged]
+        return [bits(each) for each in merged], [a.tobytes() for a in arrays], repr(merged), same
+
+    with np.errstate(all="ignore"):
+        values = [np.abs(array).astype(np.float32) for array in some._arrays()[1:]]
+    seen = []
+    for state in ("ignore", "raise"):
+        with np.errstate(all=state):
+            seen.append(everything())
+    assert seen[0] == seen[1]
+
+
 @given(statistics(GradientSums), st.integers(1, 2**40))
 def test_gradient_sums_add(some, count):
     other = GradientSums([count] * len(some), some.sum_dy_xmu, some.sum_dy[::-1])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnfast import _core
+from bnfast._checks import one_of
 from bnfast._dropout import (
     MODES,
     check_axes,
@@ -18,7 +19,6 @@ from bnfast._dropout import (
     inference_factor,
     random_source,
 )
-from bnfast._moments import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnfast._moments import as_array, one_of, per_channel, real_number
+from bnfast._checks import as_array, one_of, per_channel, real_number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bnfast._checks import one_of, per_channel, real_number, whole_number
 from bnfast._dropout import check_rate, random_source
 from bnfast._functional import (
     batch_norm,
@@ -13,7 +14,6 @@ from bnfast._functional import (
     batch_norm_frozen,
     batch_norm_inference,
 )
-from bnfast._moments import one_of, per_channel, real_number, whole_number
 from bnfast._presets import preset_arguments
 from bnfast._running import Mode, RunningStats, check_keys, state_dtype
 

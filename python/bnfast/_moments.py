@@ -1,14 +1,19 @@
-"""Per-channel statistics that merge (Moments, GradientSums), and the checks of their arguments."""
+"""Per-channel statistics that merge: Moments and GradientSums."""
 
 from __future__ import annotations
 
-import operator
 import struct
 from abc import ABC, abstractmethod
-from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
+
+# named twice: what other modules still import from here
+from bnfast._checks import is_real as is_real
+from bnfast._checks import one_of as one_of
+from bnfast._checks import per_channel, refuse_negative, whole_numbers
+from bnfast._checks import real_number as real_number
+from bnfast._checks import whole_number as whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -20,87 +25,6 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct("<4sBBxxQ")
 _MAGIC = b"bnfs"
 _FORMAT_VERSION = 1
-
-_T = TypeVar("_T")
-
-
-def whole_number(operation: str, argument: str, value: Any, *, low: int) -> int:
-    """Return `value` as an int of at least `low`; bool and float are a TypeError."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        got = type(value).__name__
-        raise TypeError(f"{operation}: {argument} is of type {got}, expected an integer")
-    if number < low:
-        raise ValueError(f"{operation}: {argument} is {number}, expected at least {low}")
-    return number
-
-
-def real_number(
-    operation: str, argument: str, value: Any, *, low: float, high: float = float("inf")
-) -> float:
-    """Return `value` as a finite float in [low, high]; what is no real number is a TypeError."""
-    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's scalars are Real, too
-        got = type(value).__name__
-        raise TypeError(f"{operation}: {argument} is of type {got}, expected a number")
-    number = float(value)
-    if not (np.isfinite(number) and low <= number <= high):
-        expected = f"in [{low:g}, {high:g}]" if np.isfinite(high) else f">= {low:g} and finite"
-        raise ValueError(f"{operation}: {argument} is {number:g}, expected a number {expected}")
-    return number
-
-
-def one_of(operation: str, argument: str, value: _T, choices: tuple[_T, ...]) -> _T:
-    """Return `value`, which is one of the choices; anything else is a ValueError."""
-    if not isinstance(value, (str, int, type(None))) or value not in choices:
-        shown = ", ".join(map(repr, choices))
-        raise ValueError(f"{operation}: {argument} is {value!r}, expected one of {shown}")
-    return value
-
-
-def as_array(operation: str, argument: str, value: Any) -> NDArray[Any]:
-    """Return `value` as an array; what NumPy cannot read (a tensor on a GPU) is a TypeError."""
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        got = type(value).__name__
-        raise TypeError(f"{operation}: {argument} is of type {got}, expected an array") from error
-
-
-def per_channel(
-    operation: str, argument: str, value: Any, channels: int | None
-) -> NDArray[np.float32] | NDArray[np.float64]:
-    """Return `value` as a 1-D float32 or float64 array of `channels` entries (None: any number)."""
-    array = as_array(operation, argument, value)
-    if array.dtype.kind in "iu" and isinstance(value, (list, tuple)):
-        array = array.astype(np.float64)  # [0, 1] names no dtype, an array of integers does
-    if array.dtype not in (np.float32, np.float64):  # nor are they in another byte order
-        got = f"{argument} has dtype {array.dtype}"
-        raise TypeError(f"{operation}: {got}, expected float32 or float64")
-    _check_shape(operation, argument, array, channels)
-    return array
-
-
-def whole_numbers(
-    operation: str, argument: str, value: Any, channels: int | None
-) -> NDArray[np.int64]:
-    """Return `value` as a new 1-D int64 array of `channels` entries, none of them negative."""
-    array = as_array(operation, argument, value)
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"{operation}: {argument} has dtype {array.dtype}, expected int64")
-    _check_shape(operation, argument, array, channels)
-    numbers: NDArray[np.int64] = array.astype(np.int64)
-    if numbers.size and numbers.min() < 0:
-        raise ValueError(f"{operation}: {argument} has {numbers.min()}, expected no negative entry")
-    return numbers
-
-
-def _check_shape(operation: str, argument: str, array: NDArray[Any], channels: int | None) -> None:
-    if array.ndim != 1 or channels not in (None, array.size):
-        expected = "one entry a channel" if channels is None else f"({channels},)"
-        raise ValueError(f"{operation}: {argument} has shape {array.shape}, expected {expected}")
 
 
 class _ChannelStatistics(ABC):
@@ -118,7 +42,8 @@ class _ChannelStatistics(ABC):
         size = arrays[0].size
         for argument, value in zip(self._values, values, strict=True):
             given = np.zeros(size) if value is None else per_channel(name, argument, value, size)
-            arrays.append(given.astype(np.float64, order="C"))
+            with np.errstate(all="ignore"):
+                arrays.append(given.astype(np.float64, order="C"))
         self._own(arrays)
 
     def _own(self, arrays: list[NDArray[Any]]) -> None:
@@ -173,8 +98,8 @@ class _ChannelStatistics(ABC):
             got = f"{len(other)} channels"
             raise ValueError(f"{name}.merge: other has {got}, expected {len(self)}")
         count = self.count + other.count
-        # Infinities in the data make NaN here (inf - inf), as they should, without a warning.
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        # Infinities in the data make NaN here (inf - inf), as they should; squares may underflow.
+        with np.errstate(all="ignore"):
             merged = self._combine(other, count)
         values = [
             np.where(other.count == 0, a, np.where(self.count == 0, b, both))
@@ -312,8 +237,7 @@ class Moments(_ChannelStatistics):
         mean_low: ArrayLike | None = None,
     ) -> None:
         super().__init__(count, mean, m2, mean_low)
-        if np.any(self.m2 < 0):
-            raise ValueError(f"Moments: m2 has {np.nanmin(self.m2):g}, expected no negative entry")
+        refuse_negative("Moments", "m2", self.m2)
 
     def var(self, correction: float = 0) -> NDArray[np.float64]:
         """Return the variance, m2 / (count - correction).
@@ -331,7 +255,8 @@ class Moments(_ChannelStatistics):
         lost = real_number("Moments.var", "correction", correction, low=0)
         freedom = self.count - lost
         variance = np.full(len(self), np.nan)
-        np.divide(self.m2, freedom, out=variance, where=freedom > 0)
+        with np.errstate(all="ignore"):
+            np.divide(self.m2, freedom, out=variance, where=freedom > 0)
         return variance
 
     def std(self, correction: float = 0) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bnfast._moments import real_number
+from bnfast._checks import real_number
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bnfast._moments import (
-    Moments,
+from bnfast._checks import (
     as_array,
     one_of,
     per_channel,
@@ -15,6 +14,7 @@ from bnfast._moments import (
     whole_number,
     whole_numbers,
 )
+from bnfast._moments import Moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
