@@ -11,6 +11,7 @@ import pytest
 
 import bnfast
 from bnfast._checks import is_real, one_of, per_channel, real_number, truth, whole_number
+from bnfast._running import state_dtype
 
 FLOATS = [np.float16, np.float32, np.float64, np.longdouble, ml_dtypes.bfloat16]
 INTEGERS = [np.int8, np.int64, np.uint8, np.uint64]
@@ -90,6 +91,7 @@ def test_byte_order_is_native_however_it_is_spelled():
         (lambda m: bnfast.Moments(m.astype(int), m.data, m.data), "Moments: count"),
         (lambda m: bnfast.fold_batch_norm(np.ones((2, 2)), m, [0, 0], [1, 1]), "f.*: bias"),
         (lambda m: bnfast.fold_batch_norm(m, None, [0, 0], [1, 1]), "f.*: weight"),
+        (lambda m: bnfast.BatchNorm(2).eval()(m[None].data, None, m > 0), "BatchNorm: where"),
     ],
 )
 def test_masked_arrays_are_refused(operation, argument):
@@ -97,3 +99,9 @@ def test_masked_arrays_are_refused(operation, argument):
     expected = r"its \.data \(masks are ignored: leave elements out by where=~mask\)"
     with pytest.raises(TypeError, match=f"^{argument} is a masked array, expected {expected}$"):
         operation(masked)
+
+
+@pytest.mark.parametrize("dtype", ["banana", object(), np.float16, ">f4", None, {"a": 1}, 3, "f4,"])
+def test_a_dtype_that_is_none(dtype):
+    with pytest.raises(TypeError, match=r"^f: dtype is .*, expected float32 or float64$"):
+        state_dtype("f", dtype)

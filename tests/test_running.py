@@ -242,6 +242,7 @@ def test_reset_forgets_everything(mode):
     [
         ("ema", "mean", np.zeros(2), ValueError, r"mean has shape \(2,\), expected \(3,\)"),
         ("ema", "var", np.zeros((3, 1)), ValueError, r"var has shape \(3, 1\), expected \(3,\)"),
+        ("ema", "var", [1.0, -2.0, 0.0], ValueError, "var has -2, expected no negative entry"),
         ("ema", "var", np.zeros(3, int), TypeError, "var has dtype int64, expected"),
         ("cumulative", "num_batches_tracked", -1, ValueError, "tracked is -1, expected at least 0"),
         ("cumulative", "num_batches_tracked", 1.5, TypeError, "tracked is of type float"),
@@ -249,8 +250,14 @@ def test_reset_forgets_everything(mode):
         ("population", "count", [1, 2], ValueError, r"count has shape \(2,\), expected \(3,\)"),
         ("population", "m2", [1.0, 1.0, -1.0], ValueError, "m2 has -1, expected no negative entry"),
         ("cumulative", "missed", [99, 0, 0], ValueError, "missed has 99, expected at most"),
-        ("ema", "momentum", 0.1, ValueError, "state has keys .*'momentum'.*, expected"),
-        ("ema", "var", None, ValueError, r"state has keys \[.*\], expected"),
+        (
+            "ema",
+            "momentum",
+            0.1,
+            ValueError,
+            r"state has the unknown keys \['momentum'\], expected",
+        ),
+        ("ema", "var", None, ValueError, r"state lacks the keys \['var'\], expected"),
     ],
 )
 def test_a_bad_state_changes_nothing(mode, key, value, error, message):
@@ -273,11 +280,16 @@ def test_a_bad_state_changes_nothing(mode, key, value, error, message):
         ({"momentum": 1.5}, ValueError, r"momentum is 1\.5, expected a number in \[0, 1\]"),
         ({"momentum": -0.1}, ValueError, r"momentum is -0\.1, expected a number in \[0, 1\]"),
         ({"momentum": float("nan")}, ValueError, "momentum is nan, expected a number"),
-        ({"momentum": None}, TypeError, "momentum is of type NoneType, expected a number"),
+        (
+            {"momentum": None},
+            TypeError,
+            r"momentum is of type NoneType, expected a number in \[0, 1\] \(mode='cumulative'",
+        ),
         ({"mode": "mean"}, ValueError, "mode is 'mean', expected one of"),
         ({"correction": 2}, ValueError, "correction is 2, expected one of 0, 1"),
         ({"correction": 0.5}, ValueError, r"correction is 0\.5, expected one of 0, 1"),
         ({"dtype": np.float16}, TypeError, "dtype is .*float16.*, expected float32 or float64"),
+        ({"dtype": "banana"}, TypeError, "dtype is 'banana', expected float32 or float64"),
         ({"dtype": None}, TypeError, "dtype is None, expected float32 or float64"),
     ],
 )
@@ -294,3 +306,54 @@ def test_bad_moments_change_nothing():
     with pytest.raises(TypeError, match=r"RunningStats\.update: moments is of type ndarray, expec"):
         running.update(np.zeros(3))
     assert_same(running, before)
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-200, 1e-40, 1e40, 1e300, np.inf, np.nan])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", MODES)
+def test_no_floating_point_state_stops_an_update(mode, dtype, value):
+    made = []
+    for state in ("ignore", "raise"):
+        with np.errstate(all=state):
+            running = RunningStats(2, mode=mode, dtype=dtype, momentum=1e-5)
+            for mean in (value, -value, 3.0):
+                running.update(Moments([3, 4], [mean, 1.0], [value, 2.0], [value, 0.0]))
+            running.load_state_dict(running.state_dict())
+            made.append(pickle.loads(pickle.dumps(copy.deepcopy(running))))
+    assert_same(*made)
+    assert made[0].num_batches_tracked == 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_update_that_fails_changes_nothing(mode, monkeypatch):
+    running = run(batches(), mode=mode)
+    before = copy.deepcopy(running)
+    moments = moments_of(batches(seed=2)[0] * [1, np.nan, 1])
+    monkeypatch.setattr("numpy.copyto", failing_copy(running._values))
+    with pytest.raises(MemoryError):
+        running.update(moments)
+    monkeypatch.undo()
+    assert_same(running, before)
+
+
+def failing_copy(target):
+    """numpy.copyto that fails where the result would be stored."""
+    copyto = np.copyto
+
+    def fail(into, *arguments, **keywords):
+        if into is target:
+            raise MemoryError
+        copyto(into, *arguments, **keywords)
+
+    return fail
+
+
+def test_a_state_without_a_count_of_batches():
+    running = run(batches())
+    running.load_state_dict({"mean": [1.0, 2.0, 3.0], "var": np.ones(3, np.float16)})
+    assert running.num_batches_tracked == 0 and running.mean.tolist() == [1, 2, 3]
+    for state in (None, [("mean", 1)]):
+        with pytest.raises(
+            TypeError, match=r"^RunningStats\.load_state_dict: state is of type \w+"
+        ):
+            running.load_state_dict(state)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bnfast import _core
+from bnfast._attributes import Setting
 from bnfast._checks import one_of
 from bnfast._dropout import (
     MODES,
@@ -17,17 +17,17 @@ from bnfast._dropout import (
     dropout_backward,
     dropout_inference,
     inference_factor,
-    random_source,
 )
+from bnfast._layer import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
+    import numpy as np
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
 
-class Dropout:
+class Dropout(Layer):
     """Dropout that draws a new mask in each training call, and does nothing random in evaluation.
 
     Parameters
@@ -40,11 +40,12 @@ class Dropout:
         Axes along which all elements share one decision.
     rng : None, int or numpy.random.Generator, optional
         Where seeds come from: the operating system, a Generator made from a number in [0, 2**64),
-        or a Generator, which may be shared. Every training call draws one seed.
+        or a Generator, which may be shared. Every training call draws one seed. Copies of the layer
+        continue the stream of a number or a Generator, and otherwise draw masks of their own.
 
     Attributes
     ----------
-    rate, mode, broadcast_axes
+    rate, mode, broadcast_axes, rng
         As given; they may be set between calls.
     training : bool
         True at first; set by `train` and `eval`.
@@ -67,6 +68,14 @@ class Dropout:
     array([1., 1., 1., 1., 1., 1.], dtype=float32)
     """
 
+    __slots__ = ("_broadcast_axes", "_mode", "_rate")
+    _rate: float
+    _mode: str
+    _broadcast_axes: tuple[int, ...]
+    rate = Setting(check_rate)
+    mode: Setting[str] = Setting(partial(one_of, choices=MODES))
+    broadcast_axes = Setting(lambda operation, _, value: check_axes(operation, value))
+
     def __init__(
         self,
         rate: float = 0.5,
@@ -75,26 +84,14 @@ class Dropout:
         broadcast_axes: Iterable[int] = (),
         rng: int | np.random.Generator | None = None,
     ) -> None:
-        name = "Dropout"
-        self.rate = check_rate(name, "rate", rate)
-        self.mode = one_of(name, "mode", mode, MODES)
-        self.broadcast_axes = check_axes(name, broadcast_axes)
-        self.training = True
-        self._generator = np.random.default_rng(random_source(name, rng))
-        self._differentiate: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+        super().__init__(rng)
+        self.rate = rate
+        self.mode = mode
+        self.broadcast_axes = broadcast_axes
 
     def __repr__(self) -> str:
         axes = f", broadcast_axes={self.broadcast_axes}" if self.broadcast_axes else ""
         return f"Dropout({self.rate:g}, mode={self.mode!r}{axes})"
-
-    def train(self, mode: bool = True) -> Self:
-        """Go to training mode, or with False to evaluation mode; return the layer."""
-        self.training = bool(mode)
-        return self
-
-    def eval(self) -> Self:
-        """Go to evaluation mode, where nothing is dropped; return the layer."""
-        return self.train(False)
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return x with elements dropped, or in evaluation what `dropout_inference` returns.
@@ -107,25 +104,30 @@ class Dropout:
         -------
         ndarray like `x`
         """
-        self._differentiate = None
-        return self._drop(x) if self.training else self._scale(x)
+        self._forward.forget()
+        return self._drop(x) if self._training else self._scale(x)
 
     def _drop(self, x: NDArray[Any]) -> NDArray[Any]:
         y, ctx = dropout(
-            x, self.rate, seed=self._generator, mode=self.mode, broadcast_axes=self.broadcast_axes
+            x,
+            self._rate,
+            seed=self._generator,
+            mode=self._mode,
+            broadcast_axes=self._broadcast_axes,
         )
-        self._differentiate = lambda dy: dropout_backward(dy, ctx)
+        self._forward.keep(lambda dy: dropout_backward(dy, ctx))
         return y
 
     def _scale(self, x: NDArray[Any]) -> NDArray[Any]:
-        y = dropout_inference(x, self.rate, mode=self.mode)
-        shape, factor = x.shape, inference_factor(self.rate, self.mode)
+        rate, mode = self._rate, self._mode
+        y = dropout_inference(x, rate, mode=mode)
+        shape, factor = x.shape, inference_factor(rate, mode)
 
         def differentiate(dy: NDArray[Any]) -> NDArray[Any]:
             check_shape_of_gradient("Dropout.backward", dy, shape)
             return _core.scale("Dropout.backward", dy, factor, None)
 
-        self._differentiate = differentiate
+        self._forward.keep(differentiate)
         return y
 
     def backward(self, dy: NDArray[Any]) -> NDArray[Any]:
@@ -147,11 +149,5 @@ class Dropout:
         ValueError
             If dy is of another shape than y.
         """
-        if self._differentiate is None:
-            message = "no forward was run, expected y = drop(x) before drop.backward(dy)"
-            raise RuntimeError(f"Dropout.backward: {message}")
-        return self._differentiate(dy)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a copy or a pickle of the layer is its state, not what its last forward left
-        return {**self.__dict__, "_differentiate": None}
+        dx: NDArray[Any] = self._forward.differentiate("Dropout.backward", "drop", dy)
+        return dx

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnfast._checks import one_of, per_channel, real_number, whole_number
-from bnfast._dropout import check_rate, random_source
+from bnfast._affine import AffineLayer
+from bnfast._attributes import Fixed, OfRunning, Setting
+from bnfast._checks import one_of, real_number, whole_number
+from bnfast._choices import ACTIVATIONS, EPS_PLACEMENTS
+from bnfast._dropout import check_rate
 from bnfast._functional import (
     batch_norm,
     batch_norm_backward,
@@ -15,20 +19,30 @@ from bnfast._functional import (
     batch_norm_inference,
 )
 from bnfast._presets import preset_arguments
-from bnfast._running import Mode, RunningStats, check_keys, state_dtype
+from bnfast._running import (
+    Mode,
+    RunningStats,
+    check_correction,
+    check_keys,
+    check_mode,
+    check_momentum,
+    state_dtype,
+)
+from bnfast._sharing import lock
+from bnfast._where import selector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import DTypeLike, NDArray
     from typing_extensions import Self
 
     from bnfast._functional import BatchNormGrads
 
-_ACTIVATIONS = (None, "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "elu")
+_weight_of_batch = partial(check_momentum, mode="running_mode")
 
 
-class BatchNorm:
+class BatchNorm(AffineLayer):
     """Batch normalization with its parameters and running statistics.
 
     Parameters
@@ -58,18 +72,24 @@ class BatchNorm:
     dtype : {float32, float64}, default float32
         Of gamma, beta and the running statistics. x may be of any supported dtype.
     rng : None, int or numpy.random.Generator, optional
-        Where the seeds of dropout come from, one a training call; an int lies in [0, 2**64).
+        Where the seeds of dropout come from, one a training call: a number in [0, 2**64) or a
+        Generator, whose stream copies continue, or with None the operating system.
 
     Attributes
     ----------
     gamma, beta : ndarray of `dtype`, shape (C,), or None
-        1 and 0 at first. Always the same arrays: an optimiser changes them in place.
+        1 and 0 at first. Always the same arrays: an optimiser changes them in place, and an
+        assignment copies into them.
     dgamma, dbeta : ndarray, shape (C,), or None
         Their gradients, set by `backward`; None before, and without `affine`.
     running : RunningStats or None
-        The running statistics.
+        The running statistics. They have `momentum`, `correction` and `running_mode`.
     training : bool
         True at first; set by `train` and `eval`.
+    axis, eps, momentum, correction, activation, dropout, eps_placement, rng
+        As given; they may be set between calls.
+    num_features, dtype, running_mode
+        As given.
 
     Raises
     ------
@@ -79,7 +99,10 @@ class BatchNorm:
     Notes
     -----
     The layer holds on to x from a forward to the next one, as `backward` needs it; in evaluation,
-    too. The method is that of Ioffe & Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
+    too. Threads may share it: every change of its state is whole, and `backward` is that of the
+    thread's own last forward (of the latest of any thread, where it has run none).
+
+    The method is that of Ioffe & Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
 
     Examples
     --------
@@ -93,6 +116,30 @@ class BatchNorm:
     >>> bn.backward(np.ones_like(y)).dbeta
     array([1024., 1024., 1024.], dtype=float32)
     """
+
+    __slots__ = (
+        "_activation",
+        "_axis",
+        "_dropout",
+        "_eps",
+        "_eps_placement",
+        "_num_features",
+        "_running",
+    )
+    _axis: int
+    _eps: float
+    _activation: str | None
+    _dropout: float
+    _eps_placement: str
+    num_features = Fixed[int]()
+    axis = Setting(partial(whole_number, low=-64))  # NumPy's limit of dimensions
+    eps = Setting(partial(real_number, low=0))
+    activation: Setting[str | None] = Setting(partial(one_of, choices=tuple(ACTIVATIONS)))
+    dropout = Setting(check_rate)
+    eps_placement: Setting[str] = Setting(partial(one_of, choices=tuple(EPS_PLACEMENTS)))
+    momentum = OfRunning("momentum", _weight_of_batch)
+    running_mode: OfRunning[Mode] = OfRunning("mode")
+    correction = OfRunning("correction", check_correction)
 
     def __init__(
         self,
@@ -111,26 +158,38 @@ class BatchNorm:
         dtype: DTypeLike = np.float32,
         rng: int | np.random.Generator | None = None,
     ) -> None:
-        name = "BatchNorm"
-        self.num_features = whole_number(name, "num_features", num_features, low=1)
-        self.axis = whole_number(name, "axis", axis, low=-64)  # NumPy's limit of dimensions
-        self.eps = real_number(name, "eps", eps, low=0)
-        self.activation = one_of(name, "activation", activation, _ACTIVATIONS)
-        self.dropout = check_rate(name, "dropout", dropout)
-        self.eps_placement = one_of(name, "eps_placement", eps_placement, ("var", "std"))
-        self.dtype = state_dtype(name, dtype)
-        self.rng = random_source(name, rng)
-        self._generator = np.random.default_rng(self.rng)
+        super().__init__(rng)
+        name = type(self).__name__
+        self._num_features = whole_number(name, "num_features", num_features, low=1)
+        self.axis = axis
+        self.eps = eps
+        self.activation = activation
+        self.dropout = dropout
+        self.eps_placement = eps_placement
+        self._make_parameters(self._num_features, affine, state_dtype(name, dtype))
         running = RunningStats(
-            num_features, momentum=momentum, mode=running_mode, correction=correction, dtype=dtype
+            self._num_features,
+            momentum=_weight_of_batch(name, "momentum", momentum),
+            mode=check_mode(name, "running_mode", running_mode),
+            correction=check_correction(name, "correction", correction),
+            dtype=self._dtype,
         )
-        self.running: RunningStats | None = running if track_running_stats else None
-        self.gamma: NDArray[Any] | None = np.ones(num_features, self.dtype) if affine else None
-        self.beta: NDArray[Any] | None = np.zeros(num_features, self.dtype) if affine else None
-        self.dgamma: NDArray[Any] | None = None
-        self.dbeta: NDArray[Any] | None = None
-        self.training = True
-        self._differentiate: Callable[[NDArray[Any]], BatchNormGrads] | None = None
+        self._running = running if track_running_stats else None
+
+    @property
+    def running(self) -> RunningStats | None:
+        return self._running
+
+    @running.setter
+    def running(self, running: RunningStats | None) -> None:
+        name = type(self).__name__
+        if not isinstance(running, (RunningStats, type(None))):
+            got = type(running).__name__
+            raise TypeError(f"{name}: running is of type {got}, expected RunningStats or None")
+        if running is not None and running.num_features != self._num_features:
+            got = f"{running.num_features} channels, expected {self._num_features}"
+            raise ValueError(f"{name}: running has {got}")
+        self._running = running
 
     @classmethod
     def from_preset(cls, name: str, num_features: int, **overrides: Any) -> Self:
@@ -183,19 +242,10 @@ class BatchNorm:
 
     def __repr__(self) -> str:
         return (
-            f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps:g}, "
-            f"affine={self.gamma is not None}, activation={self.activation!r}, "
+            f"BatchNorm({self._num_features}, axis={self.axis}, eps={self.eps:g}, "
+            f"affine={self._gamma is not None}, activation={self.activation!r}, "
             f"eps_placement={self.eps_placement!r}, dtype={self.dtype}, running={self.running!r})"
         )
-
-    def train(self, mode: bool = True) -> Self:
-        """Go to training mode, or with False to evaluation mode; return the layer."""
-        self.training = bool(mode)
-        return self
-
-    def eval(self) -> Self:
-        """Go to evaluation mode, where the running statistics normalise; return the layer."""
-        return self.train(False)
 
     def __call__(
         self,
@@ -227,11 +277,27 @@ class BatchNorm:
             For another kind, dtype or shape. The layer then only forgets the forward before.
         """
         # Forgotten first, so that its x can be freed before y takes memory.
-        self._differentiate = None
+        self._forward.forget()
         self._check_channels(x)
-        if self.training or self.running is None:
-            return self._normalise_by_batch(x, residual, where)
-        return self._normalise_by_running(self.running, x, residual, where)
+        training, running = self._training, self._running
+        arguments: dict[str, Any] = {
+            "residual": residual,
+            "axis": self._axis,
+            "eps": self._eps,
+            "activation": self._activation,
+            "eps_placement": self._eps_placement,
+        }
+        if not training and running is not None:
+            return self._normalise_by_running(running, x, where, arguments)
+        if training and self._dropout:
+            arguments.update(dropout=self._dropout, seed=self._generator)
+        with lock:
+            gamma, beta = self._parameters()
+        y, ctx = batch_norm(x, gamma, beta, where=where, **arguments)
+        if running is not None:  # this is training, then
+            running.update(ctx.moments)
+        self._forward.keep(lambda dy: batch_norm_backward(dy, ctx))
+        return y
 
     def backward(self, dy: NDArray[Any]) -> BatchNormGrads:
         """Return the gradients of the last forward; set `dgamma` and `dbeta`.
@@ -253,63 +319,40 @@ class BatchNorm:
         TypeError or ValueError
             If dy is of another kind, dtype or shape than y.
         """
-        if self._differentiate is None:
-            message = "no forward was run, expected y = bn(x) before bn.backward(dy)"
-            raise RuntimeError(f"BatchNorm.backward: {message}")
-        grads = self._differentiate(dy)
-        self.dgamma, self.dbeta = grads.dgamma, grads.dbeta
+        grads: BatchNormGrads = self._forward.differentiate("BatchNorm.backward", "bn", dy)
+        self._set_gradients(grads.dgamma, grads.dbeta)
         return grads
-
-    def _arguments(self) -> dict[str, Any]:
-        names = ("axis", "eps", "activation", "eps_placement")
-        return {name: getattr(self, name) for name in names}
 
     def _check_channels(self, x: NDArray[Any]) -> None:
         # the core cannot: without gamma and beta it takes any number of channels
         if not isinstance(x, np.ndarray):
             got = type(x).__name__
             raise TypeError(f"BatchNorm: x is of type {got}, expected numpy.ndarray")
-        if not -x.ndim <= self.axis < x.ndim:
+        if not -x.ndim <= self._axis < x.ndim:
             limits = f"[{-x.ndim}, {x.ndim}) for x with shape {x.shape}"
-            raise ValueError(f"BatchNorm: axis is {self.axis}, expected one in {limits}")
-        if x.shape[self.axis] != self.num_features:
-            expected = f"{self.num_features} channels on axis {self.axis}"
+            raise ValueError(f"BatchNorm: axis is {self._axis}, expected one in {limits}")
+        if x.shape[self._axis] != self._num_features:
+            expected = f"{self._num_features} channels on axis {self._axis}"
             raise ValueError(f"BatchNorm: x has shape {x.shape}, expected {expected}")
 
-    def _normalise_by_batch(
-        self, x: NDArray[Any], residual: NDArray[Any] | None, where: NDArray[np.bool_] | None
-    ) -> NDArray[Any]:
-        arguments = {"residual": residual, "where": where, **self._arguments()}
-        if self.training and self.dropout:
-            arguments.update(dropout=self.dropout, seed=self._generator)
-        y, ctx = batch_norm(x, self.gamma, self.beta, **arguments)
-        if self.running is not None:  # this is training, then
-            self.running.update(ctx.moments)
-        self._differentiate = lambda dy: batch_norm_backward(dy, ctx)
-        return y
-
     def _normalise_by_running(
-        self,
-        running: RunningStats,
-        x: NDArray[Any],
-        residual: NDArray[Any] | None,
-        where: NDArray[np.bool_] | None,
+        self, running: RunningStats, x: NDArray[Any], where: Any, arguments: dict[str, Any]
     ) -> NDArray[Any]:
-        part = _selector(x, where, self.axis)
+        part = selector(x, where, arguments["axis"])
         x = part(x)
-        arguments = {"residual": part(residual), **self._arguments()}
+        arguments["residual"] = part(arguments["residual"])
         # Few evaluations are differentiated, so the context is made when one is. Until then the
         # optimiser or a later update may write into the arrays: backward needs these values.
-        mean, var = running.mean.copy(), running.var.copy()
-        gamma = None if self.gamma is None else self.gamma.copy()
-        beta = None if self.beta is None else self.beta.copy()
+        with lock:
+            mean, var = running._mean.copy(), running._var.copy()
+            gamma, beta = self._parameters()
         y: NDArray[Any] = part(batch_norm_inference(x, mean, var, gamma, beta, **arguments))
 
         def differentiate(dy: NDArray[Any]) -> BatchNormGrads:
             ctx = batch_norm_frozen(x, mean, var, gamma, beta, **arguments)[1]
             return batch_norm_backward(part(dy), ctx)
 
-        self._differentiate = differentiate
+        self._forward.keep(differentiate)
         return y
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
@@ -321,12 +364,10 @@ class BatchNorm:
             "weight" and "bias" (gamma, beta), and what `RunningStats.state_dict` returns:
             "num_batches_tracked", and the rest with "running_" before it.
         """
-        state: dict[str, NDArray[Any]] = {}
-        if self.gamma is not None and self.beta is not None:
-            state.update(weight=self.gamma.copy(), bias=self.beta.copy())
-        if self.running is not None:
-            running = self.running.state_dict()
-            state.update({_torch_name(key): value for key, value in running.items()})
+        with lock:
+            state = self._saved_parameters()
+            if self._running is not None:
+                state.update(self._running._state("running_"))
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -335,64 +376,24 @@ class BatchNorm:
         Parameters
         ----------
         state : mapping of str to array_like
-            What `state_dict` returned, or a PyTorch BatchNorm's `state_dict()`.
+            What `state_dict` returned, or a PyTorch BatchNorm's `state_dict()`. Without "bias"
+            beta is 0 (PyTorch's `bias=False`), without "num_batches_tracked" that is 0 (old
+            versions of PyTorch do not save it). Values may also be float16 or bfloat16.
 
         Raises
         ------
         TypeError or ValueError
-            If a key is missing or unknown, or an entry has a wrong shape or dtype. Nothing has been
-            changed then.
+            If `state` is no mapping, a key is missing or unknown, or an entry has a wrong shape or
+            dtype, or is negative in "running_var". Nothing has been changed then.
         """
-        name = "BatchNorm.load_state_dict"
-        parameters = {"weight": self.gamma, "bias": self.beta} if self.gamma is not None else {}
-        required, optional = self.running._keys() if self.running is not None else ((), ())
-        names = {_torch_name(key): key for key in (*required, *optional)}
-        check_keys(
-            name, state, (*parameters, *map(_torch_name, required)), tuple(names)[len(required) :]
-        )
-        loaded = {key: per_channel(name, key, state[key], self.num_features) for key in parameters}
-        if self.running is not None:
-            self.running.load_state_dict({names[key]: state[key] for key in names if key in state})
-        for key, array in parameters.items():
-            assert array is not None
-            array[:] = loaded[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a copy or a pickle of the layer is its state, not the activations of its last forward
-        return {**self.__dict__, "_differentiate": None}
-
-
-def _torch_name(key: str) -> str:
-    return key if key == "num_batches_tracked" else f"running_{key}"
-
-
-def _selector(x: NDArray[Any], where: Any, axis: int) -> Callable[[Any], Any]:
-    """Return a function that puts 0 where `where` is False, in arrays of x's shape.
-
-    With constant mean and var every element stands alone, so 0 in place of what is left out keeps
-    NaN and Inf away from y and the gradients.
-    """
-    if where is None:
-        return lambda values: values
-    if not isinstance(where, np.ndarray) or where.dtype != np.bool_:
-        got = getattr(where, "dtype", type(where).__name__)
-        raise TypeError(f"BatchNorm: where is of {got}, expected an array of bool")
-    one, without = list(x.shape), list(x.shape)
-    one[axis] = 1
-    del without[axis]
-    try:
-        full = where.ndim == x.ndim
-        mask = np.broadcast_to(where, one if full else without)
-        mask = np.broadcast_to(mask if full else np.expand_dims(mask, axis), x.shape)
-    except ValueError as error:
-        got, expected = where.shape, f"one that broadcasts to {tuple(without)} or {tuple(one)}"
-        raise ValueError(f"BatchNorm: where has shape {got}, expected {expected}") from error
-
-    def part(values: Any) -> Any:
-        if not isinstance(values, np.ndarray) or values.shape != x.shape:
-            return values  # None, or an error that the core reports
-        kept = np.zeros_like(values)
-        np.copyto(kept, values, where=mask)
-        return kept
-
-    return part
+        operation, running = "BatchNorm.load_state_dict", self._running
+        required, optional = running._keys("running_") if running is not None else ((), ())
+        if self._gamma is not None:
+            required, optional = ("weight", *required), ("bias", *optional)
+        check_keys(operation, state, required, optional)
+        parameters = self._checked_parameters(operation, state)
+        given = {} if running is None else running._checked(operation, state, "running_")
+        with lock:
+            self._load_parameters(parameters)
+            if running is not None:
+                running._load(given)

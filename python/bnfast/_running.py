@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from bnfast._attributes import Fixed, Setting, Values
 from bnfast._checks import (
     as_array,
     one_of,
-    per_channel,
     real_number,
+    refuse_negative,
+    saved_values,
     whole_number,
     whole_numbers,
 )
 from bnfast._moments import Moments
+from bnfast._sharing import lock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import DTypeLike, NDArray
 
 Mode = Literal["ema", "cumulative", "population"]
 _MODES: tuple[Mode, ...] = ("ema", "cumulative", "population")
+_MOMENTS = ("count", "mean", "m2", "mean_low")
 
 
 def state_dtype(operation: str, dtype: DTypeLike) -> np.dtype[Any]:
     """Return `dtype` as float32 or float64, which per-channel state is kept in."""
-    kind = None if dtype is None else np.dtype(dtype)  # np.dtype(None) is float64
+    try:
+        kind = None if dtype is None else np.dtype(dtype)  # np.dtype(None) is float64
+    except (TypeError, ValueError, SyntaxError):
+        kind = None
     if kind not in (np.float32, np.float64):
         raise TypeError(f"{operation}: dtype is {dtype!r}, expected float32 or float64")
     return kind
+
+
+def check_momentum(operation: str, argument: str, value: Any, mode: str = "mode") -> float:
+    """Return `value` as the weight of a new batch; `mode` is what the caller's own is called."""
+    if value is None:
+        hint = f"({mode}='cumulative' averages all batches alike)"
+        got = f"{operation}: {argument} is of type NoneType"
+        raise TypeError(f"{got}, expected a number in [0, 1] {hint}")
+    return real_number(operation, argument, value, low=0, high=1)
+
+
+def check_mode(operation: str, argument: str, value: Any) -> Mode:
+    """Return `value` if it is a mode of running statistics."""
+    return one_of(operation, argument, value, _MODES)
+
+
+def check_correction(operation: str, argument: str, value: Any) -> int:
+    """Return `value` if it is 0 or 1."""
+    number: int = one_of(operation, argument, value, (0, 1))
+    return number
 
 
 class RunningStats:
@@ -55,7 +82,12 @@ class RunningStats:
     Attributes
     ----------
     mean, var : ndarray of `dtype`, shape (num_features,)
-        The running values: 0 and 1 at first, then always the same arrays, changed in place.
+        The running values: 0 and 1 at first, then always the same arrays, changed in place. An
+        assignment copies into them. In mode "population" they are read-only.
+    momentum, correction
+        As given; they may be set, for the updates to come.
+    num_features, mode, dtype
+        As given.
     num_batches_tracked : int
         Number of calls to `update`.
 
@@ -80,9 +112,36 @@ class RunningStats:
     (array([2.]), array([2.]), 1)
     """
 
-    mean: NDArray[Any]
-    var: NDArray[Any]
-    num_batches_tracked: int
+    __slots__ = (
+        "__weakref__",
+        "_batch",
+        "_correction",
+        "_dtype",
+        "_good",
+        "_largest",
+        "_mean",
+        "_missed",
+        "_mode",
+        "_momentum",
+        "_num_batches_tracked",
+        "_num_features",
+        "_old",
+        "_population",
+        "_values",
+        "_var",
+    )
+    _momentum: float
+    _correction: int
+    num_features = Fixed[int]()
+    momentum = Setting(check_momentum)
+    mode = Fixed[Mode]()
+    correction = Setting(check_correction)
+    dtype: Fixed[np.dtype[Any]] = Fixed()
+    mean: Values[NDArray[Any]] = Values('in mode "population", where it is that of all elements')
+    var: Values[NDArray[Any]] = Values(
+        'in mode "population", where it is that of all elements', negative=False
+    )
+    num_batches_tracked = Fixed[int]()
 
     def __init__(
         self,
@@ -93,34 +152,37 @@ class RunningStats:
         correction: int = 1,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.num_features = whole_number("RunningStats", "num_features", num_features, low=1)
-        self.momentum = real_number("RunningStats", "momentum", momentum, low=0, high=1)
-        self.mode = one_of("RunningStats", "mode", mode, _MODES)
-        self.correction = one_of("RunningStats", "correction", correction, (0, 1))
-        self.dtype = state_dtype("RunningStats", dtype)
+        name = type(self).__name__
+        self._num_features = whole_number(name, "num_features", num_features, low=1)
+        self.momentum = momentum
+        self._mode = check_mode(name, "mode", mode)
+        self.correction = correction
+        self._dtype = state_dtype(name, dtype)
         # Rows mean and var of one array, so that an update handles both in one NumPy call. The
         # rest is scratch for update(): new arrays would take as long as the arithmetic.
-        self._values = np.empty((2, self.num_features), self.dtype)
-        self.mean, self.var = self._values
-        self._batch = np.empty((2, self.num_features))
-        self._old = np.empty((2, self.num_features))
-        self._good = np.empty((2, self.num_features), np.bool_)
-        self._largest = float(np.finfo(self.dtype).max)
+        self._values = np.empty((2, self._num_features), self._dtype)
+        self._mean, self._var = self._values
+        if self._mode == "population":
+            self._mean.flags.writeable = self._var.flags.writeable = False
+        self._batch = np.empty((2, self._num_features))
+        self._old = np.empty((2, self._num_features))
+        self._good = np.empty((2, self._num_features), np.bool_)
+        self._largest = float(np.finfo(self._dtype).max)
         self.reset()
 
     def __repr__(self) -> str:
         return (
-            f"RunningStats({self.num_features}, momentum={self.momentum:g}, mode={self.mode!r}, "
-            f"correction={self.correction}, dtype={self.dtype})"
+            f"RunningStats({self._num_features}, momentum={self.momentum:g}, mode={self._mode!r}, "
+            f"correction={self.correction}, dtype={self._dtype})"
         )
 
     def reset(self) -> None:
         """Forget every batch: mean 0, var 1, nothing tracked."""
-        self.mean[:] = 0
-        self.var[:] = 1
-        self.num_batches_tracked = 0
-        self._missed = np.zeros(self.num_features, np.int64)
-        self._population = Moments.empty(self.num_features)
+        with lock:
+            self._values[:] = [[0], [1]]
+            self._num_batches_tracked = 0
+            self._missed = np.zeros(self._num_features, np.int64)
+            self._population = Moments.empty(self._num_features)
 
     def update(self, moments: Moments) -> None:
         """Take the moments of one batch in.
@@ -140,49 +202,49 @@ class RunningStats:
         if not isinstance(moments, Moments):
             got = type(moments).__name__
             raise TypeError(f"RunningStats.update: moments is of type {got}, expected Moments")
-        if moments.count.size != self.num_features:
-            got = f"{moments.count.size} channels"
-            message = f"moments has {got}, expected {self.num_features}"
+        if len(moments) != self._num_features:
+            message = f"moments has {len(moments)} channels, expected {self._num_features}"
             raise ValueError(f"RunningStats.update: {message}")
-        self.num_batches_tracked += 1
-        if self.mode == "population":
-            self._update_population(moments)
-        else:
-            # Overflow and 0/0 end as values that are not finite, and those are left out.
-            with np.errstate(all="ignore"):
+        # Overflow and 0/0 end as values that are not finite, and those are left out. Everything is
+        # computed first, and stored at the end.
+        with lock, np.errstate(all="ignore"):
+            if self._mode == "population":
+                self._update_population(moments)
+            else:
                 self._update_average(moments)
+            self._num_batches_tracked += 1
 
     def _update_average(self, moments: Moments) -> None:
         batch, old, good = self._batch, self._old, self._good
         mean, var = batch
         # m2 is 0 where count is 0 or 1: dividing by 0, not by a negative number, gives NaN there
-        np.subtract(moments.count, self.correction, out=var)
+        np.subtract(moments.count, self._correction, out=var)
         np.maximum(var, 0.0, out=var)
         np.divide(moments.m2, var, out=var)
         np.copyto(mean, moments.mean)
         np.abs(batch, out=old)
         np.less_equal(old, self._largest, out=good)  # False for NaN, too
         taken = None if np.logical_and.reduce(good, axis=None) else good[0] & good[1]
-        if taken is not None:
-            self._missed += ~taken
-        weight: float | NDArray[np.float64] = self.momentum
-        if self.mode == "cumulative":
-            weight = 1.0 / np.maximum(self.num_batches_tracked - self._missed, 1)
+        missed = self._missed if taken is None else self._missed + ~taken
+        weight: float | NDArray[np.float64] = self._momentum
+        if self._mode == "cumulative":
+            weight = 1.0 / np.maximum(self._num_batches_tracked + 1 - missed, 1)
         np.multiply(batch, weight, out=batch)
         np.multiply(self._values, 1.0 - weight, out=old)
         np.add(batch, old, out=batch)
         np.copyto(self._values, batch, casting="same_kind", where=True if taken is None else taken)
+        self._missed = missed
 
     def _update_population(self, moments: Moments) -> None:
         finite = np.isfinite(moments.mean) & np.isfinite(moments.m2)
         # what has count 0 leaves the other side of a merge as it is
         count = np.where(finite, moments.count, 0)
         taken = Moments._from_core(count, moments.mean, moments.m2, moments.mean_low)
-        self._population = seen = self._population.merge(taken)
-        var = seen.var(self.correction)
-        with np.errstate(over="ignore"):
-            np.copyto(self.mean, seen.mean, casting="same_kind", where=seen.count > 0)
-            np.copyto(self.var, var, casting="same_kind", where=seen.count > self.correction)
+        seen = self._population.merge(taken)
+        self._batch[:] = seen.mean, seen.var(self._correction)
+        self._good[:] = seen.count > 0, seen.count > self._correction
+        np.copyto(self._values, self._batch, casting="same_kind", where=self._good)
+        self._population = seen
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Return a copy of the state, from which `load_state_dict` resumes bit for bit.
@@ -195,18 +257,19 @@ class RunningStats:
             whatever `dtype` is. In mode "cumulative" also "missed" (int64), the number of batches
             that each channel did not take, if there are any.
         """
-        state: dict[str, NDArray[Any]] = {
-            "mean": self.mean.copy(),
-            "var": self.var.copy(),
-            "num_batches_tracked": np.array(self.num_batches_tracked, np.int64),
-        }
-        if self.mode == "population":
-            seen = self._population
-            for key in ("count", "mean", "m2", "mean_low"):
-                state[key] = getattr(seen, key).copy()
-        elif self.mode == "cumulative" and self._missed.any():
-            state["missed"] = self._missed.copy()
-        return state
+        return self._state("")
+
+    def _state(self, prefix: str) -> dict[str, NDArray[Any]]:
+        with lock:
+            mean, var = self._values.copy()
+            tracked = np.array(self._num_batches_tracked, np.int64)
+            missed, seen = self._missed.copy(), self._population
+        state = {"mean": mean, "var": var, "num_batches_tracked": tracked}
+        if self._mode == "population":
+            state.update({key: getattr(seen, key).copy() for key in _MOMENTS})
+        elif self._mode == "cumulative" and missed.any():
+            state["missed"] = missed
+        return {_entry(prefix, key): value for key, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state that `state_dict` returned, into the arrays that are there.
@@ -214,71 +277,102 @@ class RunningStats:
         Parameters
         ----------
         state : mapping of str to array_like
-            The keys of `state_dict` in the same mode; "missed" and "mean_low" may be left out.
-            PyTorch tensors are accepted.
+            The keys of `state_dict` in the same mode. "missed" and "mean_low" may be left out, and
+            so may "num_batches_tracked", which is then 0 (old versions of PyTorch do not save it).
+            Values may also be float16 or bfloat16, and PyTorch's tensors.
 
         Raises
         ------
         TypeError or ValueError
-            If a key is missing or unknown, or an entry has a wrong shape or dtype. Nothing has been
-            changed then.
+            If `state` is no mapping, a key is missing or unknown, or an entry has a wrong shape or
+            dtype, or is negative in "var". Nothing has been changed then.
         """
-        name = "RunningStats.load_state_dict"
-        required, optional = self._keys()
-        check_keys(name, state, required, optional)
-        size = self.num_features
-        given: dict[str, NDArray[Any]] = {}
-        for key in ("mean", "var", "m2", "mean_low"):
-            if key in state:
-                given[key] = per_channel(name, key, state[key], size)
-        for key in ("count", "missed"):
-            if key in state:
-                given[key] = whole_numbers(name, key, state[key], size)
-        # NumPy and torch give a 0-d array, whose item() is an int where it holds an integer
-        tracked = as_array(name, "num_batches_tracked", state["num_batches_tracked"])
-        if tracked.size != 1:
-            got = f"num_batches_tracked has shape {tracked.shape}"
-            raise ValueError(f"{name}: {got}, expected ()")
-        batches = whole_number(name, "num_batches_tracked", tracked.item(), low=0)
-        if np.any(given.get("missed", 0) > batches):
-            got = f"missed has {given['missed'].max()}"
-            raise ValueError(f"{name}: {got}, expected at most num_batches_tracked, {batches}")
-        if self.mode == "population":
-            low = given.get("mean_low")
-            self._population = Moments(given["count"], given["mean"], given["m2"], low)
-        with np.errstate(over="ignore"):
-            self.mean[:] = given["mean"]
-            self.var[:] = given["var"]
-        self.num_batches_tracked = batches
-        self._missed = given.get("missed", np.zeros(size, np.int64))
+        operation = "RunningStats.load_state_dict"
+        check_keys(operation, state, *self._keys(""))
+        self._load(self._checked(operation, state, ""))
 
-    def _keys(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _keys(self, prefix: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the keys that a state must have in this mode, and those that it may have."""
-        always = ("mean", "var", "num_batches_tracked")
-        if self.mode == "population":
-            return (*always, "count", "m2"), ("mean_low",)
-        return always, ("missed",) if self.mode == "cumulative" else ()
+        required, optional = ["mean", "var"], ["num_batches_tracked"]
+        if self._mode == "population":
+            required += ["count", "m2"]
+            optional += ["mean_low"]
+        elif self._mode == "cumulative":
+            optional += ["missed"]
+        named = partial(_entry, prefix)
+        return tuple(map(named, required)), tuple(map(named, optional))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def _checked(self, operation: str, state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        """Return what a state with the keys of this mode holds, by their names without prefix."""
+        given: dict[str, Any] = {"num_batches_tracked": 0}
+        for key in ("num_batches_tracked", "missed", "var", *_MOMENTS):
+            name = _entry(prefix, key)
+            if name not in state:
+                continue
+            value = state[name]
+            if key == "num_batches_tracked":
+                # NumPy and torch give a 0-d array, whose item() is an int where it holds an integer
+                array = as_array(operation, name, value)
+                if array.size != 1:
+                    got = f"{name} has shape {array.shape}"
+                    raise ValueError(f"{operation}: {got}, expected ()")
+                given[key] = whole_number(operation, name, array.item(), low=0)
+            elif key in ("count", "missed"):
+                given[key] = whole_numbers(operation, name, value, self._num_features)
+            else:
+                given[key] = saved_values(operation, name, value, self._num_features)
+            if key in ("var", "m2"):
+                refuse_negative(operation, name, given[key])
+        batches = given["num_batches_tracked"]
+        if np.any(given.get("missed", 0) > batches):
+            got = f"{prefix}missed has {given['missed'].max()}"
+            raise ValueError(f"{operation}: {got}, expected at most num_batches_tracked, {batches}")
+        return given
+
+    def _load(self, given: dict[str, Any]) -> None:
+        seen = Moments.empty(self._num_features)
+        if self._mode == "population":
+            seen = Moments(given["count"], given["mean"], given["m2"], given.get("mean_low"))
+        with lock, np.errstate(all="ignore"):
+            self._values[0] = given["mean"]
+            self._values[1] = given["var"]
+            self._num_batches_tracked = given["num_batches_tracked"]
+            self._missed = given.get("missed", np.zeros(self._num_features, np.int64))
+            self._population = seen
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
         # not the arrays as they are: the views mean and var would part from _values
         arguments = {key: getattr(self, key) for key in ("momentum", "mode", "correction", "dtype")}
-        return _restore, (type(self), self.num_features, arguments, self.state_dict())
+        more = super().__reduce_ex__(2)[2]
+        if isinstance(more, tuple):  # attributes, slots; ours are dropped, a derived class's stay
+            for key in RunningStats.__slots__:
+                more[1].pop(key, None)
+        return _restore, (type(self), self._num_features, arguments, self.state_dict()), more
+
+
+def _entry(prefix: str, key: str) -> str:
+    return key if key == "num_batches_tracked" else prefix + key
 
 
 def check_keys(
-    operation: str, state: Mapping[str, Any], required: tuple[str, ...], optional: tuple[str, ...]
+    operation: str, state: Any, required: tuple[str, ...], optional: tuple[str, ...]
 ) -> None:
-    """Raise ValueError unless `state` has all of the required keys and none beyond the optional."""
+    """Raise unless `state` is a mapping with all required keys and none beyond the optional."""
+    if not isinstance(state, Mapping):
+        got = type(state).__name__
+        raise TypeError(f"{operation}: state is of type {got}, expected a mapping")
     missing = [key for key in required if key not in state]
     unknown = [key for key in state if key not in required and key not in optional]
-    if missing or unknown:
-        got = f"state has keys {sorted(state)}"
-        raise ValueError(f"{operation}: {got}, expected {sorted(required)}")
+    parts = (("lacks the keys", missing), ("has the unknown keys", unknown))
+    if wrong := [f"{verb} {keys}" for verb, keys in parts if keys]:
+        got = f"state {' and '.join(wrong)}"
+        raise ValueError(f"{operation}: {got}, expected those that state_dict returns")
 
 
 def _restore(
     cls: type[RunningStats], num_features: int, arguments: dict[str, Any], state: dict[str, Any]
 ) -> RunningStats:
-    made = cls(num_features, **arguments)
+    made = cls.__new__(cls)
+    RunningStats.__init__(made, num_features, **arguments)  # that of cls may take other arguments
     made.load_state_dict(state)
     return made
