@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnfast._checks import as_array, one_of, per_channel, real_number
+from bnfast._checks import as_array, one_of, per_channel, real_number, refuse_negative, whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -25,13 +25,15 @@ def fold_batch_norm(
     eps: float = 1e-5,
     axis: int = 0,
     eps_placement: str = "var",
+    groups: int = 1,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Fold inference-mode batch norm into the linear or convolution layer before it.
 
     Parameters
     ----------
     weight : ndarray of float16, bfloat16, float32 or float64
-        The layer's weight, of any shape with the C output channels on `axis`.
+        The layer's weight, of any shape with the C output channels on `axis`, or those of one
+        group (see the table).
     bias : ndarray of shape (C,) or None
         The layer's bias, of one of weight's dtypes; None means 0.
     mean, var : array_like of float32 or float64, shape (C,)
@@ -41,9 +43,12 @@ def fold_batch_norm(
     eps : float, default 1e-5
         Finite and not negative.
     axis : int, default 0
-        The output-channel axis of `weight`: 0 in torch's layout, -1 in Keras's.
+        The output-channel axis of `weight`, see the table.
     eps_placement : {"var", "std"}, default "var"
         sqrt(var + eps) or sqrt(var) + eps.
+    groups : int, default 1
+        The layer's number of groups, a divisor of C. It matters only where `axis` has C / groups
+        channels, those of one group; the groups then follow each other along the axis before it.
 
     Returns
     -------
@@ -57,10 +62,23 @@ def fold_batch_norm(
     TypeError
         If an argument is of another dtype or kind.
     ValueError
-        If a shape does not match, `axis` is out of range, `eps` or an entry of `var` is negative.
+        If a shape does not match, `axis` is out of range, `eps` or an entry of `var` is negative,
+        or if `groups` does not fit.
 
     Notes
     -----
+    =================================  =======  ==================
+    layer                              `axis`   `groups`
+    =================================  =======  ==================
+    torch Linear, Conv; ONNX Conv      0        1
+    torch and ONNX ConvTranspose       1        the layer's
+    Keras Dense, Conv                  -1       1
+    Keras Conv2DTranspose              -2       1
+    Keras DepthwiseConv2D              -1       its input channels
+    ONNX Gemm, transB = 0              1        1
+    ONNX Gemm, transB = 1              0        1
+    =================================  =======  ==================
+
     Computed in float64 and rounded once. Where var and eps are both 0, scale is 0 as in
     `batch_norm_inference`, so that the layer gives beta.
 
@@ -77,45 +95,69 @@ def fold_batch_norm(
     """
     name = "fold_batch_norm"
     weight = _layer_array(name, "weight", weight)
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"{name}: axis is of type {type(axis).__name__}, expected an integer")
+    axis = whole_number(name, "axis", axis, low=-64)  # NumPy's limit of dimensions
     if not -weight.ndim <= axis < weight.ndim:
         limits = f"[{-weight.ndim}, {weight.ndim}) for weight with shape {weight.shape}"
         raise ValueError(f"{name}: axis is {axis}, expected one in {limits}")
-    channels = weight.shape[axis]
+    groups = whole_number(name, "groups", groups, low=1)
+    channels = per_channel(name, "mean", mean, None).size
+    channel = _output_channels(name, weight, axis % weight.ndim, channels, groups)
     shift: NDArray[Any] | float = 0.0
     if bias is not None:
         shift = _layer_array(name, "bias", bias)
         if shift.shape != (channels,):
             raise ValueError(f"{name}: bias has shape {shift.shape}, expected ({channels},)")
-        shift = shift.astype(np.float64)
     values: dict[str, Any] = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
     given = {
-        key: per_channel(name, key, value, channels).astype(np.float64)
+        key: per_channel(name, key, value, channels)
         for key, value in values.items()
         if value is not None or key in ("mean", "var")
     }
-    if np.any(given["var"] < 0):
-        lowest = f"{np.nanmin(given['var']):g}"
-        raise ValueError(f"{name}: var has {lowest}, expected no negative entry")
+    refuse_negative(name, "var", given["var"])
     eps = real_number(name, "eps", eps, low=0)
     one_of(name, "eps_placement", eps_placement, ("var", "std"))
 
     in_var, after = (eps, 0.0) if eps_placement == "var" else (0.0, eps)
-    deviation = np.sqrt(given["var"] + in_var) + after
-    scale = np.zeros(channels)
-    np.divide(given.get("gamma", 1.0), deviation, out=scale, where=deviation != 0)
-    over_axis = [1] * weight.ndim
-    over_axis[axis] = channels
-    weight2 = weight.astype(np.float64) * scale.reshape(over_axis)
-    bias2 = (shift - given["mean"]) * scale + given.get("beta", 0.0)
-    return weight2.astype(weight.dtype), bias2.astype(weight.dtype)
+    with np.errstate(all="ignore"):
+        wide = {key: value.astype(np.float64) for key, value in given.items()}
+        deviation = np.sqrt(wide["var"] + in_var) + after
+        scale = np.zeros(channels)
+        np.divide(wide.get("gamma", 1.0), deviation, out=scale, where=deviation != 0)
+        weight2 = weight.astype(np.float64) * scale[channel]
+        bias2 = (np.asarray(shift, np.float64) - wide["mean"]) * scale + wide.get("beta", 0.0)
+        return weight2.astype(weight.dtype), bias2.astype(weight.dtype)
+
+
+def _output_channels(
+    operation: str, weight: NDArray[Any], axis: int, channels: int, groups: int
+) -> NDArray[np.intp]:
+    """Return the number of the output channel that each entry belongs to, to broadcast to weight.
+
+    Raise if they are not `channels` in all.
+    """
+    here = weight.shape[axis]
+    shown = f"axis {axis} of weight with shape {weight.shape}"
+    if channels not in (here, here * groups):
+        several = f" or ({here * groups},)" if groups > 1 else ""
+        got = f"mean has shape ({channels},)"
+        raise ValueError(f"{operation}: {got}, expected ({here},){several} to match {shown}")
+    if channels % groups:
+        expected = f"a divisor of the number of channels, {channels}"
+        raise ValueError(f"{operation}: groups is {groups}, expected {expected}")
+    numbers = np.arange(here)
+    if channels != here:
+        if axis == 0 or weight.shape[axis - 1] % groups:
+            expected = f"a divisor of the length of an axis before {shown}"
+            raise ValueError(f"{operation}: groups is {groups}, expected {expected}")
+        group = np.repeat(np.arange(groups), weight.shape[axis - 1] // groups)
+        numbers = group[:, None] * here + numbers
+    return numbers.reshape(*numbers.shape, *[1] * (weight.ndim - 1 - axis))
 
 
 def _layer_array(operation: str, argument: str, value: Any) -> NDArray[Any]:
     array = as_array(operation, argument, value)
     # by name: bfloat16 is a type of ml_dtypes, which need not be imported for the others
     if array.dtype.name not in _DTYPES or not array.dtype.isnative:
-        expected = ", ".join(_DTYPES)
+        expected = f"{', '.join(_DTYPES[:-1])} or {_DTYPES[-1]} in native byte order"
         raise TypeError(f"{operation}: {argument} has dtype {array.dtype}, expected {expected}")
     return array
