@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "bnfast/layout.h"
+
 namespace bnfast::api {
 namespace {
 
@@ -78,21 +80,46 @@ void copy_dense(const TensorView& view, const LayoutOrder& order, char* dense, b
 
 }  // namespace
 
+}  // namespace bnfast::api
+
+namespace bnfast {
+
+void memory_order(const Strided& view, unsigned char* dims) {
+    const auto distance = [&](int d) { return std::abs(view.strides[d]); };
+    const auto lies_in_memory = [&](int d) { return view.shape[d] != 1 && view.strides[d] != 0; };
+    unsigned char* end = dims;
+    for (int d = 0; d < view.ndim; ++d) {
+        if (lies_in_memory(d)) *end++ = static_cast<unsigned char>(d);
+    }
+    // In the order of indices where two are as far. (std::stable_sort would allocate.)
+    std::sort(dims, end, [&](int a, int b) { return distance(a) != distance(b) ? distance(a) > distance(b) : a < b; });
+    for (int d = 0; d < view.ndim; ++d) {
+        if (lies_in_memory(d)) continue;
+        unsigned char* const place = std::find_if(dims, end, [d](int other) { return other > d; });
+        std::copy_backward(place, end, end + 1);
+        *place = static_cast<unsigned char>(d);
+        ++end;
+    }
+}
+
+}  // namespace bnfast
+
+namespace bnfast::api {
+
 LayoutOrder layout_order(const TensorView& x, int axis) {
     LayoutOrder order;
     order.channel_axis = axis;
-    Dims reduced;
-    for (int d = 0; d < x.ndim; ++d) {
-        if (d != axis && x.shape[d] != 1) reduced.push_back(d);
-    }
-    const auto distance = [&](int d) { return std::abs(x.strides[d]); };
-    // Farther first, in the order of indices where two are as far. (std::stable_sort would allocate.)
-    std::sort(reduced.begin(), reduced.end(),
-              [&](int a, int b) { return distance(a) != distance(b) ? distance(a) > distance(b) : a < b; });
+    unsigned char dims[kMaxDims];
+    memory_order(x, dims);
     const bool one_channel = x.shape[axis] == 1;
-    for (const int d : reduced) {
-        // A single channel has no place among the others: all of it is one plane.
-        (one_channel || distance(d) < distance(axis) ? order.inner_dims : order.outer_dims).push_back(d);
+    bool inside = one_channel;  // it has no place among the others: all of it is one plane
+    for (int k = 0; k < x.ndim; ++k) {
+        const int d = dims[k];
+        if (d == axis) {
+            inside = true;
+        } else if (x.shape[d] != 1) {
+            (inside ? order.inner_dims : order.outer_dims).push_back(d);
+        }
     }
     order.geometry.outer = product(x, order.outer_dims);
     order.geometry.channels = x.shape[axis];
