@@ -8,6 +8,7 @@
 #include "api/dropout_rate.h"
 #include "api/geometry.h"
 #include "api/memory.h"
+#include "cpu/arithmetic.h"
 #include "cpu/dropout.h"
 
 namespace bnfast {
@@ -108,6 +109,7 @@ void merge_runs(cpu::DropoutProblem& problem) {
 
 void run(const char* operation, const TensorView& x_view, const TensorView& y_view, const std::vector<int>& axes,
          cpu::DropoutProblem& problem) {
+    const cpu::StandardArithmetic arithmetic;
     const TensorView x = at_least_1d(x_view), y = at_least_1d(y_view);
     api::check_like(operation, "out", y, "x", x);
     const api::Memory out = api::memory_of(y);

@@ -2,18 +2,16 @@
 #include "cpu/parallel.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cmath>
-#include <cstdlib>
-#include <fstream>
-#include <sstream>
-#include <string>
+#include <mutex>
 #include <thread>
 #include <vector>
+
+#include "cpu/arithmetic.h"
+#include "cpu/limits.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -22,46 +20,25 @@
 namespace bnfast::cpu {
 namespace {
 
-// cgroup v2 has "quota period" in cpu.max ("max" is no limit) of this process's group and of each group above it.
-double cgroup_v2_cpus() {
-    std::ifstream groups("/proc/self/cgroup");
-    std::string line, path;
-    while (std::getline(groups, line)) {
-        if (line.rfind("0::", 0) == 0) path = line.substr(3);
-    }
-    double cpus = INFINITY;
-    while (true) {
-        std::ifstream file("/sys/fs/cgroup" + path + "/cpu.max");
-        double quota = 0, period = 0;
-        if (file >> quota >> period && period > 0) cpus = std::min(cpus, quota / period);
-        const std::size_t slash = path.rfind('/');
-        if (slash == std::string::npos) break;
-        path.resize(slash);
-    }
-    return cpus;
-}
-
-double cgroup_v1_cpus() {
-    std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
-        period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-    double quota = 0, period = 0;
-    const bool limited = quota_file >> quota && period_file >> period && quota > 0 && period > 0;
-    return limited ? quota / period : INFINITY;
-}
-
-int initial_threads() {
-    if (const char* text = std::getenv("BNFAST_NUM_THREADS")) {
-        char* end = nullptr;
-        const long n = std::strtol(text, &end, 10);
-        if (end != text && *end == '\0' && n >= 1 && n <= 1 << 16) return static_cast<int>(n);
-    }
-    return usable_cpus();
+// The CPUs that an OpenMP runtime knows of: where it binds threads (OMP_PROC_BIND), it has bound the one that loaded
+// it, whose own affinity tells no more how many there are.
+int known_cpus() {
+#ifdef _OPENMP
+    int in_places = 0;
+    for (int place = 0; place < omp_get_num_places(); ++place) in_places += omp_get_place_num_procs(place);
+    return in_places > 0 ? std::min(in_places, omp_get_num_procs()) : omp_get_num_procs();
+#else
+    return affinity_cpus();
+#endif
 }
 
 std::atomic<int>& thread_count() {
-    static std::atomic<int> count{initial_threads()};
+    static std::atomic<int> count{threads_of_environment(usable_cpus())};
     return count;
 }
+
+// When the library is loaded, before the program can bind the thread that makes the first call.
+[[maybe_unused]] const int counted_at_start = num_threads();
 
 // A child of fork has libgomp's bookkeeping but not its threads, and would wait for them for ever.
 std::atomic<bool> forked{false};
@@ -102,6 +79,19 @@ class Shares {
     Share shares_[kMost];
 };
 
+// What the calling thread's last region left: its team waits for the next one, and can be had again.
+struct LastRegion {
+    int size = 1;
+    std::int64_t end = 0;         // nanoseconds
+    std::int64_t next_trial = 0;  // when to ask for more threads again, where the system refused some
+};
+thread_local LastRegion last_region;
+
+std::int64_t now() {
+    const auto since = std::chrono::steady_clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
+}
+
 // How large a team the cores have room for. Where other programs use them too, a thread of the team may wait for a core
 // for milliseconds, and the others wait for that thread, spinning. After a call that has seen this, teams are half as
 // large for a while: longer each time, until one finds the cores free again. No result depends on it.
@@ -123,11 +113,8 @@ class Team {
         constexpr std::int64_t kSuspect = 400'000, kShortest = 16'000'000, kLongest = 500'000'000;
         // Unless they are told to wait otherwise, libgomp's threads spin for longer (measured: 3 to 10 ms).
         constexpr std::int64_t kAwake = 1'000'000;
-        static thread_local std::int64_t last_end = 0;
-        static thread_local int last_size = 0;
-        const bool awake = begin - last_end < kAwake && size <= last_size;
-        last_end = end;
-        last_size = size;
+        const bool awake = begin - last_region.end < kAwake && size <= last_region.size;
+        last_region = {size, end, last_region.next_trial};
         if (!awake) return;
         const std::int64_t working = done - begin, waiting = end - done;
         const std::int64_t pause = pause_.load(std::memory_order_relaxed);
@@ -141,18 +128,27 @@ class Team {
             pause_.store(pause - pause / 16 - 1, std::memory_order_relaxed);
         }
     }
-    static std::int64_t now() {
-        const auto since = std::chrono::steady_clock::now().time_since_epoch();
-        return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
-    }
 
   private:
     std::atomic<int> halvings_{0};
     std::atomic<std::int64_t> small_until_{0}, pause_{0};
 };
 
+// The size of the team that the calling thread can have: its last one, and where that is smaller, what the system
+// gives.
+[[maybe_unused]] int size_to_be_had(int wanted, std::unique_lock<std::mutex>& lock) {
+    constexpr std::int64_t kPause = 100'000'000;
+    if (wanted <= last_region.size) return wanted;
+    if (now() < last_region.next_trial) return last_region.size;
+    lock.lock();
+    const int size = last_region.size + threads_to_be_had(wanted - last_region.size);
+    if (size < wanted) last_region.next_trial = now() + kPause;
+    return size;
+}
+
 void run_on_std_threads(Shares& shares, int threads, TaskFunction function, void* context) {
     const auto work = [&](int thread) {
+        const StandardArithmetic arithmetic;
         inside_region = true;
         shares.work(thread, function, context);
         inside_region = false;
@@ -170,12 +166,8 @@ void run_on_std_threads(Shares& shares, int threads, TaskFunction function, void
 }  // namespace
 
 int usable_cpus() {
-    cpu_set_t set;
-    int cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
-                                                           : static_cast<int>(std::thread::hardware_concurrency());
-    const double quota = std::min(cgroup_v2_cpus(), cgroup_v1_cpus());
-    if (quota < cpus) cpus = static_cast<int>(std::ceil(quota));
-    return std::max(cpus, 1);
+    static const int cpus = within_quota(known_cpus());
+    return cpus;
 }
 
 int num_threads() { return thread_count().load(std::memory_order_relaxed); }
@@ -190,8 +182,7 @@ const char* threading_name() {
 }
 
 void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction function, void* context) {
-    static const int cpus = usable_cpus();  // threads beyond them only take turns
-    threads = static_cast<int>(std::min<std::int64_t>({threads, tasks, cpus}));
+    threads = static_cast<int>(std::min<std::int64_t>({threads, tasks, usable_cpus()}));  // more only take turns
     const auto alone = [&] {
         for (std::int64_t i = 0; i < tasks; ++i) function(context, order == Order::kFirstToLast ? i : tasks - 1 - i);
     };
@@ -200,21 +191,26 @@ void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction functi
     if (!forked.load(std::memory_order_relaxed)) {
         if (omp_in_parallel()) return alone();
         static Team team;
-        const int size = team.size(threads);
+        // Held until the runtime has started the threads that were to be had.
+        static std::mutex starting;
+        std::unique_lock<std::mutex> lock(starting, std::defer_lock);
+        const int size = size_to_be_had(team.size(threads), lock);
         if (size <= 1) return alone();
         Shares shares(tasks, size, order);
-        const std::int64_t begin = Team::now();
+        const std::int64_t begin = now();
         std::int64_t done = begin, tasks_done = 0;
 #pragma omp parallel num_threads(size)
         {
+            const StandardArithmetic arithmetic;
             const int thread = omp_get_thread_num();
+            if (thread == 0 && lock.owns_lock()) lock.unlock();
             const std::int64_t count = shares.work(thread, function, context);
             if (thread == 0) {
-                done = Team::now();
+                done = now();
                 tasks_done = count;
             }
         }
-        team.report(size, tasks_done, begin, done, Team::now());
+        team.report(size, tasks_done, begin, done, now());
         return;
     }
 #endif

@@ -108,10 +108,11 @@ bool known_to_be_near() {
 }  // namespace
 
 const std::vector<KernelTable>& usable_targets() {
-    static const std::vector<KernelTable> tables = [] {
-        std::vector<KernelTable> result;
+    // Never destroyed: threads may still be in a call while the program ends.
+    static const std::vector<KernelTable>& tables = *[] {
+        auto* const result = new std::vector<KernelTable>;
 #define BNFAST_ADD(name) \
-    if (usable(#name)) result.push_back(bnfast::name::table());
+    if (usable(#name)) result->push_back(bnfast::name::table());
         BNFAST_FOR_EACH_TARGET(BNFAST_ADD)
 #undef BNFAST_ADD
         return result;
