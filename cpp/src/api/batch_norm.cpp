@@ -10,6 +10,7 @@
 #include "api/dropout_rate.h"
 #include "api/geometry.h"
 #include "api/memory.h"
+#include "cpu/arithmetic.h"
 #include "cpu/batch_norm.h"
 #include "cpu/channel_values.h"
 
@@ -136,6 +137,7 @@ bool check_in_place(const char* operation, const BatchNormInputs& inputs, const 
 // x normalised by given mean and var.
 void normalise_with(const char* operation, const BatchNormInputs& inputs, const TensorView& mean, const TensorView& var,
                     const BatchNormOptions& options, const TensorView& y, BatchNormSaved& saved, bool for_backward) {
+    const cpu::StandardArithmetic arithmetic;
     const int axis = check_forward(operation, inputs, options, y);
     check_channel_values(operation, "mean", mean, inputs.x, axis);
     check_channel_values(operation, "var", var, inputs.x, axis);
@@ -155,8 +157,16 @@ void normalise_with(const char* operation, const BatchNormInputs& inputs, const 
     Call call(inputs, options, axis, Sums::kNone);
     call.read(&cpu::Problem::residual, inputs.residual);
     call.write(&cpu::Problem::y, y);
-    cpu::normalise(call.problem, statistics_of(saved));
+    cpu::normalise(call.problem, statistics_of(saved), cpu::Invstd::kFromVariance);
     call.finish();
+}
+
+// Statistics of nothing are no statistics of a batch that takes part with `own` elements a channel.
+void check_counts(const Moments& stats, double own) {
+    const auto none = std::find(stats.count.begin(), stats.count.end(), 0.0);
+    if (own == 0 || none == stats.count.end()) return;
+    fail("batch_norm", "stats counts no element in channel " + std::to_string(none - stats.count.begin()) +
+                           ", expected at least one in each, as x has " + api::number_text(own));
 }
 
 void check_backward(const char* operation, const BatchNormInputs& inputs, const TensorView& dy) {
@@ -166,6 +176,7 @@ void check_backward(const char* operation, const BatchNormInputs& inputs, const 
 }  // namespace
 
 Moments moments(const TensorView& x, const WhereView& where, int axis) {
+    const cpu::StandardArithmetic arithmetic;
     axis = api::check_axis("moments", x, axis);
     api::check_where("moments", where, x, axis);
     BatchNormInputs inputs;
@@ -182,6 +193,7 @@ Moments moments(const TensorView& x, const WhereView& where, int axis) {
 
 void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, const Moments* stats,
                 const TensorView& y, BatchNormSaved& saved) {
+    const cpu::StandardArithmetic arithmetic;
     const int axis = check_forward("batch_norm", inputs, options, y);
     const std::size_t channels = static_cast<std::size_t>(inputs.x.shape[axis]);
     if (stats != nullptr && stats->count.size() != channels) {
@@ -200,11 +212,13 @@ void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, 
     call.read(&cpu::Problem::residual, inputs.residual);
     call.write(&cpu::Problem::y, y);
     const cpu::ChannelStatistics statistics = statistics_of(saved);
+    const double own = stats != nullptr ? cpu::count_taking_part(call.problem) : 0.0;
+    if (stats != nullptr) check_counts(*stats, own);
     if (stats == nullptr && measured_apart) {
         BatchNormOptions measuring = options;
         measuring.dropout = 0.0;
         cpu::moments(Call(inputs, measuring, axis, Sums::kTaken).problem, statistics);
-        cpu::normalise(call.problem, statistics);
+        cpu::normalise(call.problem, statistics, cpu::Invstd::kThere);
     } else if (stats == nullptr) {
         cpu::forward(call.problem, statistics);
     } else {
@@ -212,10 +226,9 @@ void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, 
         std::copy(stats->mean.begin(), stats->mean.end(), saved.mean());
         std::copy(stats->mean_low.begin(), stats->mean_low.end(), saved.mean_low());
         std::copy(stats->m2.begin(), stats->m2.end(), saved.m2());
-        const double own = cpu::count_taking_part(call.problem);
         saved.foreign_stats =
             std::any_of(stats->count.begin(), stats->count.end(), [&](double count) { return count != own; });
-        cpu::normalise(call.problem, statistics);
+        cpu::normalise(call.problem, statistics, cpu::Invstd::kFromVariance);
     }
     call.finish();
 }
@@ -232,6 +245,7 @@ void batch_norm_frozen(const BatchNormInputs& inputs, const TensorView& mean, co
 }
 
 GradientSums batch_norm_backward_sums(const BatchNormInputs& inputs, const TensorView& dy, BatchNormSaved& saved) {
+    const cpu::StandardArithmetic arithmetic;
     check_backward("batch_norm_backward_sums", inputs, dy);
     Call call(inputs, saved.options, saved.options.axis, Sums::kTaken);
     call.problem.from_output = saved.in_place;
@@ -248,6 +262,7 @@ void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, Ba
                          const GradientSums* total, const TensorView& dx, const TensorView& dresidual, double* dgamma,
                          double* dbeta) {
     const char* const operation = "batch_norm_backward";
+    const cpu::StandardArithmetic arithmetic;
     check_backward(operation, inputs, dy);
     check_like(operation, "out", dx, "dy", inputs.x);
     const api::Memory out = api::memory_of(dx);

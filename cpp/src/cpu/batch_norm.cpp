@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cpu/dropout.h"
+#include "cpu/extremes.h"
 #include "cpu/sweep.h"
 
 namespace bnfast::cpu {
@@ -44,18 +45,24 @@ Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics
 }
 
 void gradient_coefficients(const Problem& problem, const ChannelStatistics& s, bool constant_statistics,
-                           const TotalSums& total, const Coefficients& affine, const MutableCoefficients& out) {
+                           const TotalSums& total, bool sums_are_prescaled, const Coefficients& affine,
+                           const MutableCoefficients& out) {
     active_target().gradient_coefficients({s.count, s.m2, s.invstd, s.gamma, total.count, total.sum_dz,
-                                           total.sum_dz_xmu, problem.eps_placement, constant_statistics},
+                                           total.sum_dz_xmu, sums_are_prescaled, problem.eps, problem.eps_placement,
+                                           constant_statistics},
                                           problem.dtype == DType::kFloat64, problem.geometry.channels, affine, out);
 }
 
-// Sums of dz * (x - mean) * prescale become sums of dz * (x - mean).
-void undo_prescale(const Problem& problem, const Coefficients& affine, double* sum_dz_xmu) {
-    if (affine.prescale == nullptr) return;  // float64 never has one
-    for (std::int64_t c = 0; c < problem.geometry.channels; ++c) {
-        sum_dz_xmu[c] /= static_cast<double>(static_cast<const float*>(affine.prescale)[c]);
-    }
+// Multiplies numbers that stand for dz * (x - mean) * prescale by factor(c) / prescale.
+template <class Factor>
+void undo_prescale(const Problem& problem, const Coefficients& affine, double* values, Factor factor) {
+    const auto each = [&](const auto* prescale) {
+        for (std::int64_t c = 0; c < problem.geometry.channels; ++c) {
+            values[c] *= prescale == nullptr ? factor(c) : factor(c) / static_cast<double>(prescale[c]);
+        }
+    };
+    problem.dtype == DType::kFloat64 ? each(static_cast<const double*>(affine.prescale))
+                                     : each(static_cast<const float*>(affine.prescale));
 }
 
 // --- dropout ----------------------------------------------------------------------------------------------------
@@ -133,6 +140,12 @@ void fill_invstd(const Problem& problem, const ChannelStatistics& s) {
     active_target().invstd(s.m2, s.count, problem.eps, problem.eps_placement, problem.geometry.channels, s.invstd);
 }
 
+// What comes behind the measuring of x. invstd may be null: it is not wanted then.
+void finish_statistics(const Problem& problem, const ChannelStatistics& s) {
+    if (s.invstd != nullptr) fill_invstd(problem, s);
+    measure_extremes(problem, s);
+}
+
 ForwardTask forward_task(const Problem& problem, const Coefficients& coefficients, bool streaming,
                          std::int64_t fetch_channels) {
     return {problem.geometry, problem.x,          problem.residual,         problem.y, coefficients,  problem.where,
@@ -172,20 +185,24 @@ void moments(const Problem& problem, const ChannelStatistics& out) {
     } else {
         moments_together(problem, counts, threads, out);
     }
+    finish_statistics(problem, out);
 }
 
-void normalise(const Problem& problem, const ChannelStatistics& given) {
+void normalise(const Problem& problem, const ChannelStatistics& given, Invstd invstd) {
+    const auto fill = [&](const Problem& part, const ChannelStatistics& statistics) {
+        if (invstd == Invstd::kFromVariance) fill_invstd(part, statistics);
+    };
     const int threads = useful_threads(problem);
     const bool streaming = worth_streaming(problem);
     const Grouping grouping = group_channels(problem, 1, threads);
     if (!normalises_by_groups(problem, grouping)) {
-        fill_invstd(problem, given);
+        fill(problem, given);
         return apply_together(problem, given, threads, streaming, kFetchAlong);
     }
     for_each_range(problem.geometry.channels, grouping.per_group, threads, [&](std::int64_t begin, std::int64_t end) {
         const Problem group = channel_range(problem, begin, end);
         const ChannelStatistics statistics = from_channel(given, begin);
-        fill_invstd(group, statistics);
+        fill(group, statistics);
         apply_here(group, statistics, streaming, next_to_fetch(problem, grouping, end));
     });
 }
@@ -200,14 +217,14 @@ void forward(const Problem& problem, const ChannelStatistics& out) {
         const Problem group = channel_range(problem, begin, end);
         const ChannelStatistics statistics = from_channel(out, begin);
         moments_together(group, counts, threads, statistics);
-        fill_invstd(group, statistics);
+        finish_statistics(group, statistics);
         apply_together(group, statistics, threads, streaming, next_to_fetch(problem, grouping, end));
     };
     const auto alone = [&](std::int64_t begin, std::int64_t end) {
         const Problem group = channel_range(problem, begin, end);
         const ChannelStatistics statistics = from_channel(out, begin);
         moments_here(group, counts, statistics);
-        fill_invstd(group, statistics);
+        finish_statistics(group, statistics);
         apply_here(group, statistics, streaming, next_to_fetch(problem, grouping, end));
     };
     for_each_group(problem, grouping, threads, together, alone);
@@ -243,7 +260,6 @@ void sums_here(const Problem& problem, const Blocks& blocks, const Coefficients&
         std::copy_n(sums.dz, channels, sum_dz);
         std::copy_n(sums.dz_xmu, channels, sum_dz_xmu);
     }
-    undo_prescale(problem, coefficients, sum_dz_xmu);
 }
 
 void sums_together(const Problem& problem, const Blocks& blocks, const Coefficients& coefficients, int threads,
@@ -267,7 +283,6 @@ void sums_together(const Problem& problem, const Blocks& blocks, const Coefficie
             std::copy(sums.dz + begin, sums.dz + end, sum_dz + begin);
             std::copy(sums.dz_xmu + begin, sums.dz_xmu + end, sum_dz_xmu + begin);
         });
-    undo_prescale(problem, coefficients, sum_dz_xmu);
 }
 
 }  // namespace
@@ -277,6 +292,7 @@ void gradient_sums(const Problem& problem, const ChannelStatistics& saved, doubl
     const int threads = useful_threads(problem);
     const Coefficients coefficients = affine_coefficients(problem, saved, take_coefficients(scratch, problem));
     sums_together(problem, cut_blocks(problem.geometry), coefficients, threads, sum_dz, sum_dz_xmu);
+    undo_prescale(problem, coefficients, sum_dz_xmu, [](std::int64_t) { return 1.0; });
 }
 
 void backward(const Problem& problem, const ChannelStatistics& saved, bool constant_statistics, const TotalSums* total,
@@ -300,9 +316,10 @@ void backward(const Problem& problem, const ChannelStatistics& saved, bool const
         take_keep_bits(mine, blocks, threads, alone, group);
         const MutableCoefficients memory = take_coefficients(mine, group);
         const Coefficients coefficients = affine_coefficients(group, statistics, memory);
-        sums(group, coefficients, dbeta + begin, dgamma + begin);  // of dz, and of dz * (x - mean)
-        gradient_coefficients(group, statistics, constant_statistics, totals(begin), coefficients, memory);
-        for (std::int64_t c = begin; c < end; ++c) dgamma[c] *= saved.invstd[c];
+        sums(group, coefficients, dbeta + begin, dgamma + begin);  // of dz, and of dz * (x - mean) * prescale
+        gradient_coefficients(group, statistics, constant_statistics, totals(begin), total == nullptr, coefficients,
+                              memory);
+        undo_prescale(group, coefficients, dgamma + begin, [&](std::int64_t c) { return statistics.invstd[c]; });
         BackwardTask task =
             backward_task(group, blocks, coefficients, streaming, next_to_fetch(problem, grouping, end));
         task.keep.made = group.geometry.rows && task.keep.store != nullptr;

@@ -8,14 +8,15 @@ namespace bnfast::cpu {
 // The elements of a channel that take part.
 double count_taking_part(const Problem& problem);
 
-// Fills count, mean, mean_low and m2.
+// Fills count, mean, mean_low and m2; and invstd unless it is null.
 void moments(const Problem& problem, const ChannelStatistics& out);
 
 // Measures x, fills the statistics and invstd, and writes y.
 void forward(const Problem& problem, const ChannelStatistics& out);
 
-// Fills invstd from count and m2 and writes y, with the statistics given.
-void normalise(const Problem& problem, const ChannelStatistics& given);
+// Writes y with the statistics given, of which invstd is there, or is filled from count and m2.
+enum class Invstd { kThere, kFromVariance };
+void normalise(const Problem& problem, const ChannelStatistics& given, Invstd invstd);
 
 // Sums over x's own elements of the gradient dz at the affine's output, and of dz * (x - mean).
 void gradient_sums(const Problem& problem, const ChannelStatistics& saved, double* sum_dz, double* sum_dz_xmu);

@@ -86,9 +86,12 @@ void invstd(const double* m2, const double* count, double eps, EpsPlacement plac
 
 // --- coefficients -----------------------------------------------------------------------------------------------
 
-// Powers of two that keep 32-bit intermediates in range where the scale of x or of gamma is extreme.
-constexpr double kExtreme = 0x1p60;
-constexpr double kRescue = 0x1p64;
+// Powers of two that keep intermediates in range where the scale of x or of gamma is extreme.
+template <class T>
+struct Rescue {
+    static constexpr double kExtreme = sizeof(T) == 8 ? 0x1p400 : 0x1p60;
+    static constexpr double kFactor = sizeof(T) == 8 ? 0x1p512 : 0x1p64;
+};
 
 // Up to so many standard deviations from zero, the mean leaves sums about zero more digits, even at worst, than the
 // rounding of a centred float32 does.
@@ -114,6 +117,9 @@ BNFAST_INLINE Vec<T> as_computed(Vec<double> value) {
     }
 }
 
+BNFAST_INLINE Vec<double> as_double(Vec<double> value) { return value; }
+BNFAST_INLINE Vec<double> as_double(Vec<float> value) { return widen(value); }
+
 template <class T>
 cpu::AffineTraits fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels,
                                     const cpu::BasicCoefficients<void*>& out) {
@@ -122,24 +128,23 @@ cpu::AffineTraits fill_coefficients(const cpu::AffineInputs& in, std::int64_t ch
     T* inverse = static_cast<T*>(out.inverse);
     double* mean_or_nan = static_cast<double*>(out.mean);
     const Vec<double> limit(kFewDeviations * kFewDeviations), nan(__builtin_nan(""));
-    const Vec<double> zero(0.0), one(1.0), extreme(kExtreme), tiny(1.0 / kExtreme);
+    const Vec<double> zero(0.0), one(1.0), extreme(Rescue<T>::kExtreme), tiny(1.0 / Rescue<T>::kExtreme);
+    const Vec<double> up(Rescue<T>::kFactor), down(1.0 / Rescue<T>::kFactor);
     Vec<double> changes(0.0);
     for_each_channel(channels, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
         const Vec<double> invstd = lanes.load(in.invstd + c);
         const Vec<double> wanted = lanes.load(in.gamma + c) * invstd;
-        Vec<double> k = one, reciprocal = one;  // powers of two: products with them are exact
-        if constexpr (sizeof(T) == 4) {
-            const Mask<double> large = (invstd < tiny) & (invstd > zero);
-            const Mask<double> small = (invstd > extreme) | (abs(wanted) > extreme);
-            k = select(large, Vec<double>(1.0 / kRescue), select(small, Vec<double>(kRescue), one));
-            reciprocal = select(large, Vec<double>(kRescue), select(small, Vec<double>(1.0 / kRescue), one));
-            changes = changes + select(k == one, zero, one);
-        }
+        // Powers of two: products with them are exact.
+        const Mask<double> large = (invstd < tiny) & (invstd > zero);
+        const Mask<double> small = (invstd > extreme) | (abs(wanted) > extreme);
+        const Vec<double> k = select(large, down, select(small, up, one));
+        const Vec<double> reciprocal = select(large, up, select(small, down, one));
+        changes = changes + select(k == one, zero, one);
         const Vec<double> raw_mean = lanes.load(in.mean + c), mean = raw_mean * k;
         const Vec<T> mean_high = as_computed<T>(mean);
         lanes.store(prescale + c, as_computed<T>(k), false);
         lanes.store(high + c, mean_high, false);
-        lanes.store(low + c, as_computed<T>((mean - widen(mean_high)) + lanes.load(in.mean_low + c) * k), false);
+        lanes.store(low + c, as_computed<T>((mean - as_double(mean_high)) + lanes.load(in.mean_low + c) * k), false);
         lanes.store(scale + c, finite_coefficient<T>(wanted * reciprocal), false);
         lanes.store(shift + c, as_computed<T>(lanes.load(in.beta + c)), false);
         if (mean_or_nan != nullptr) {
@@ -149,7 +154,7 @@ cpu::AffineTraits fill_coefficients(const cpu::AffineInputs& in, std::int64_t ch
         }
         if (inverse != nullptr) {
             const Vec<T> back = finite_coefficient<T>(k / wanted);
-            lanes.store(inverse + c, as_computed<T>(select(wanted == zero, zero, widen(back))), false);
+            lanes.store(inverse + c, as_computed<T>(select(wanted == zero, zero, as_double(back))), false);
         }
     });
     T* const all[] = {prescale, high, low, scale, shift};
@@ -171,21 +176,27 @@ void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t chan
     T *mean_dz = static_cast<T*>(out.mean_dz), *projection = static_cast<T*>(out.projection);
     T* dx_scale = static_cast<T*>(out.dx_scale);
     const T* prescale = static_cast<const T*>(affine.prescale);
-    const Vec<double> zero(0.0), one(1.0);
+    const Vec<double> zero(0.0), one(1.0), eps(in.eps), largest(0x1.fffffffffffffp1023), smallest(0x1p-1015);
     for_each_channel(channels, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
         const Vec<double> invstd = lanes.load(in.invstd + c);
-        Vec<double> square = invstd * invstd;
+        const Vec<double> k = prescale == nullptr ? one : as_double(lanes.load(prescale + c));
+        const Vec<double> prescaled = invstd / k;  // of x * k
+        Vec<double> square = prescaled * prescaled;
         if (in.placement == EpsPlacement::kStd) {
             // Differentiating sqrt(var) + eps in place of sqrt(var + eps) replaces invstd^2 by invstd / sqrt(var);
             // where var is zero so is x - mean, and the factor is of no account.
-            const Vec<double> var = lanes.load(in.m2 + c) / lanes.load(in.count + c);
-            square = select(var > zero, invstd / sqrt(var), zero);
+            const Vec<double> m2 = lanes.load(in.m2 + c), n = lanes.load(in.count + c);
+            const Mask<double> beyond_float64 = (m2 > largest) | (m2 < n * smallest);
+            const Mask<double> of_invstd = beyond_float64 & ((k < one) | (k > one));
+            const Vec<double> std = select(of_invstd, one / invstd - eps, sqrt(m2 / n));
+            square = select(std > zero, prescaled / (std * k), zero);
         }
         const Vec<double> count = in.constant_statistics ? zero : lanes.load(in.total_count + c);
         const Mask<double> any = count > zero;
         const Vec<double> share = one / count;
-        Vec<double> along = square * (lanes.load(in.sum_dz_xmu + c) * share);
-        if (prescale != nullptr) along = along / widen(lanes.load(prescale + c));
+        Vec<double> sum_dz_xmu = lanes.load(in.sum_dz_xmu + c);
+        if (!in.sums_are_prescaled) sum_dz_xmu = sum_dz_xmu * k;
+        const Vec<double> along = square * (sum_dz_xmu * share);
         lanes.store(mean_dz + c, as_computed<T>(select(any, lanes.load(in.sum_dz + c) * share, zero)), false);
         lanes.store(projection + c, finite_coefficient<T>(select(any, along, zero)), false);
         lanes.store(dx_scale + c, finite_coefficient<T>(lanes.load(in.gamma + c) * invstd), false);

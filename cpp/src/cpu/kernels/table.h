@@ -184,6 +184,8 @@ struct AffineInputs {
 struct GradientInputs {
     const double *count, *m2, *invstd, *gamma;
     const double *total_count, *sum_dz, *sum_dz_xmu;
+    bool sums_are_prescaled;  // sum_dz_xmu is that of dz * (x - mean) * prescale
+    double eps;
     EpsPlacement placement;
     bool constant_statistics;
 };

@@ -1,0 +1,118 @@
+// float64 channels so large or so small that the squares of their deviations are beyond float64.
+#include "cpu/extremes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "cpu/batch_norm.h"
+#include "cpu/plan.h"
+#include "cpu/scratch.h"
+#include "cpu/sweep.h"
+
+namespace bnfast::cpu {
+namespace {
+
+bool too_large(double m2) { return !(m2 <= std::numeric_limits<double>::max()); }  // NaN, too
+
+// Whether squares have lost digits, or all of them, that show in invstd.
+bool too_small(const Problem& problem, double m2, double count) {
+    // Below this variance, the rounding of squares to multiples of 2^-1074 is no longer beyond the last digit.
+    constexpr double kSmallest = 0x1p-1015;
+    // From these on, eps hides the variance whatever its digits.
+    const double hides = problem.eps_placement == EpsPlacement::kVar ? 0x1p-700 : 0x1p-300;
+    return problem.eps < hides && m2 < count * kSmallest;
+}
+
+// Calls f(x) for each element of a channel that takes part, and skip() for the others, in the order of memory.
+template <class F, class Skip>
+void for_each_element(const Problem& problem, std::int64_t channel, F f, Skip skip) {
+    const Geometry& g = problem.geometry;
+    const std::int64_t lines = g.rows ? 1 : g.outer, length = g.rows ? g.outer : g.inner;
+    const std::int64_t stride = g.rows ? problem.x.outer_stride : 1;
+    const double* const x = static_cast<const double*>(problem.x.data) + channel * problem.x.channel_stride;
+    for (std::int64_t line = 0; line < lines; ++line) {
+        const std::uint8_t* const bits = problem.where.bits + (problem.where.bits ? line * problem.where.pitch : 0);
+        for (std::int64_t i = 0; i < length; ++i) {
+            if (bits != nullptr && count_bits(bits, i, i + 1) == 0) {
+                skip();
+            } else {
+                f(x[line * problem.x.outer_stride + i * stride]);
+            }
+        }
+    }
+}
+
+// The exponent of the largest deviation from the first element; false where there is none, or x is not finite.
+bool exponent_of(const Problem& problem, std::int64_t channel, int& exponent) {
+    bool finite = true, any = false;
+    double first = 0.0, most = 0.0;
+    const auto look = [&](double x) {
+        if (!any) first = x / 2;  // halves: the difference of large numbers of both signs is finite
+        any = true;
+        finite = finite && std::isfinite(x);
+        most = std::max(most, std::fabs(x / 2 - first));
+    };
+    for_each_element(problem, channel, look, [] {});
+    constexpr int kMost = 1022;  // 2^-exponent is a normal number
+    if (finite && most > 0) exponent = std::clamp(std::ilogb(most) + 1, -kMost, kMost);
+    return finite && most > 0;
+}
+
+// sqrt(a^2 + b^2), where the squares need not be numbers.
+double hypotenuse(double a, double b) {
+    const double more = std::max(a, b), less = std::min(a, b);
+    return less == 0 ? more : more * std::sqrt(1 + less / more * (less / more));
+}
+
+void measure_again(const Problem& problem, std::int64_t channel, const ChannelStatistics& s) {
+    int exponent = 0;
+    if (!exponent_of(problem, channel, exponent)) return;
+    // The channel alone, as planes without gaps, of numbers about 1.
+    const Geometry& g = problem.geometry;
+    Scratch scratch;
+    double* const scaled = scratch.take<double>(problem.channel_elements());
+    double* next = scaled;
+    const double factor = std::scalbn(1.0, -exponent);
+    for_each_element(problem, channel, [&](double x) { *next++ = x * factor; }, [&] { *next++ = 0.0; });
+    Problem alone = problem;
+    alone.geometry = g.rows ? Geometry{1, 1, g.outer} : Geometry{g.outer, 1, g.inner};
+    alone.x = {scaled, alone.geometry.inner, alone.geometry.inner};
+    double count = 0, mean = 0, mean_low = 0, m2 = 0;
+    moments(alone, {&count, &mean, &mean_low, &m2, nullptr, nullptr, nullptr});
+
+    if (too_large(s.m2[channel])) {
+        s.mean[channel] = std::scalbn(mean, exponent);
+        s.mean_low[channel] = std::scalbn(mean_low, exponent);
+        s.m2[channel] = std::scalbn(m2, 2 * exponent);
+        if (s.invstd != nullptr && !too_large(s.m2[channel])) {
+            // As from moments that the caller gives.
+            active_target().invstd(s.m2 + channel, s.count + channel, problem.eps, problem.eps_placement, 1,
+                                   s.invstd + channel);
+            return;
+        }
+    }
+    if (s.invstd == nullptr) return;
+    const double std = std::scalbn(std::sqrt(m2 / count), exponent);
+    const double divisor =
+        problem.eps_placement == EpsPlacement::kVar ? hypotenuse(std, std::sqrt(problem.eps)) : std + problem.eps;
+    s.invstd[channel] = std::min(1 / divisor, std::numeric_limits<double>::max());
+}
+
+}  // namespace
+
+void measure_extremes(const Problem& problem, const ChannelStatistics& statistics) {
+    if (problem.dtype != DType::kFloat64 || problem.elements() == 0) return;
+    const std::int64_t channels = problem.geometry.channels;
+    Scratch scratch;
+    std::int64_t* const found = scratch.take<std::int64_t>(channels);
+    std::int64_t count = 0;
+    for (std::int64_t c = 0; c < channels; ++c) {
+        const double m2 = statistics.m2[c];
+        const bool low = statistics.invstd != nullptr && too_small(problem, m2, statistics.count[c]);
+        if (too_large(m2) || low) found[count++] = c;
+    }
+    parallel_for(count, useful_threads(problem), [&](std::int64_t k) { measure_again(problem, found[k], statistics); });
+}
+
+}  // namespace bnfast::cpu

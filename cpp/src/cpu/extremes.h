@@ -1,0 +1,12 @@
+// float64 channels so large or so small that the squares of their deviations are beyond float64.
+#pragma once
+
+#include "cpu/problem.h"
+
+namespace bnfast::cpu {
+
+// To be called when moments and, unless it is null, invstd have been computed from x. Measures such channels again,
+// times a power of two, and corrects what came out wrong: mean and invstd; m2, too, where it is a finite number.
+void measure_extremes(const Problem& problem, const ChannelStatistics& statistics);
+
+}  // namespace bnfast::cpu

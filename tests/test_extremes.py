@@ -1,0 +1,210 @@
+"""float64 channels whose squares are beyond float64, against extended precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import Wide
+
+import bnfast
+
+if np.finfo(Wide).maxexp <= 2048:
+    pytest.skip("long double is no wider than float64 here", allow_module_level=True)
+
+SCALES = [1e-300, 1e-200, 1e-160, 1e-150, 1e-120, 1e100, 1e150, 1e160, 1e200, 1e303, 3e306]
+SHAPES = {  # by layout and the path of the work: axis, shape
+    "planes": (1, (6, 5, 33)),
+    "short planes": (1, (60, 5, 3)),
+    "rows": (1, (130, 20)),
+    "narrow rows": (-1, (9, 11, 5)),
+    "blocks of a plane": (0, (2, 9001)),
+    "blocks of rows": (1, (1300, 6)),
+    "for two threads": (1, (8, 6, 40, 40)),
+}
+
+
+def data(shape, axis, scale, offset=0.0, seed=0):
+    """Every other channel of ordinary size, the rest `scale` wide and `offset` deviations off."""
+    generator = np.random.default_rng(seed)
+    x, dy = generator.standard_normal((2, *shape))
+    size = np.ones(shape[axis])
+    size[::2] = scale
+    x += offset
+    return np.moveaxis(np.moveaxis(x, axis, -1) * size, -1, axis), dy
+
+
+def wide_batch_norm(x, dy, axis, eps, eps_placement, gamma, beta, kept=True):
+    """y, dx, mean, 1 / deviation and dgamma in extended precision, channels first and flat."""
+    x, dy = (np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1).astype(Wide) for a in (x, dy))
+    kept = np.broadcast_to(kept, x.shape)
+    gamma, beta = (np.asarray(a, Wide)[:, None] for a in (gamma, beta))
+    n = kept.sum(1, keepdims=True)
+
+    def mean(a):
+        return np.where(kept, a, 0).sum(1, keepdims=True) / n
+
+    centred = x - mean(x)
+    std = np.sqrt(mean(centred**2))
+    if eps_placement == "var":
+        inverse = 1 / np.hypot(std, np.sqrt(Wide(eps)))
+        slope = inverse**2
+    else:
+        inverse = 1 / (std + Wide(eps))
+        slope = inverse / std
+    normalised = np.where(kept, centred * inverse, 0)
+    y = normalised * gamma + beta
+    dx = gamma * inverse * (dy - mean(dy) - centred * slope * mean(dy * centred))
+    dgamma = (dy * normalised).sum(1)
+    return np.where(kept, y, 0), np.where(kept, dx, 0), mean(x)[:, 0], inverse[:, 0], dgamma
+
+
+def flat(a, axis):
+    return np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1)
+
+
+def assert_close(got, want, size, digits=2e-13):
+    """Within `digits` of `size`, and of the smallest numbers that float64 has."""
+    allowed = digits * np.asarray(size, Wide) + Wide(4) * np.finfo(np.float64).smallest_subnormal
+    off = np.abs(got.astype(Wide) - want)
+    assert np.all(off <= allowed), f"{np.max(off / allowed)} times what is allowed"
+
+
+def check(x, dy, axis, eps=0.0, eps_placement="var", where=None, digits=2e-13):
+    channels = x.shape[axis]
+    gamma, beta = np.linspace(0.5, 2, channels), np.linspace(-1, 1, channels)
+    options = {"axis": axis, "eps": eps, "eps_placement": eps_placement, "where": where}
+    y, ctx = bnfast.batch_norm(x, gamma, beta, **options)
+    grads = bnfast.batch_norm_backward(dy, ctx)
+    kept = True if where is None else flat(np.broadcast_to(where, x.shape), axis)
+    want_y, want_dx, mean, inverse, dgamma = wide_batch_norm(
+        x, dy, axis, eps, eps_placement, gamma, beta, kept
+    )
+    assert_close(flat(y, axis), want_y, 8, digits)
+    assert_close(flat(grads.dx, axis), want_dx, (8 * gamma * inverse)[:, None], digits)
+    assert_close(ctx.mean, mean, np.abs(mean) + 1 / inverse, digits)
+    assert_close(ctx.invstd, inverse, inverse, digits)
+    assert_close(grads.dgamma, dgamma, 4 * np.abs(dy).sum(), digits)
+    m = bnfast.moments(x, axis=axis, where=where)
+    assert m == ctx.moments
+    return y, ctx, grads
+
+
+@pytest.mark.parametrize("layout", SHAPES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_any_size(scale, layout, target):
+    axis, shape = SHAPES[layout]
+    x, dy = data(shape, axis, scale)
+    y, ctx, grads = check(x, dy, axis)
+    with bnfast.num_threads(1):
+        again, ctx = bnfast.batch_norm(
+            x, np.linspace(0.5, 2, shape[axis]), np.linspace(-1, 1, shape[axis]), axis=axis, eps=0.0
+        )
+        assert np.array_equal(y, again)
+        assert np.array_equal(grads.dx, bnfast.batch_norm_backward(dy, ctx).dx)
+
+
+@pytest.mark.parametrize("eps_placement", ["var", "std"])
+@pytest.mark.parametrize("eps", [0.0, 5e-324, 1e-310, 1e-220, 1e-150, 1e-5, 1e5])
+@pytest.mark.parametrize("scale", SCALES)
+def test_any_eps(scale, eps, eps_placement):
+    x, dy = data((7, 6, 50), 1, scale)
+    check(x, dy, 1, eps, eps_placement)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_far_from_zero(scale):
+    if scale > 1e306:
+        scale = 1e300  # or x itself is beyond float64
+    x, dy = data((7, 6, 50), 1, scale, offset=1e4)
+    check(x, dy, 1, digits=1e-10)
+
+
+@pytest.mark.parametrize("layout", SHAPES)
+@pytest.mark.parametrize("scale", [1e-200, 1e160, 1e303])
+def test_where(scale, layout):
+    axis, shape = SHAPES[layout]
+    x, dy = data(shape, axis, scale)
+    one = list(shape)
+    one[axis] = 1
+    where = np.random.default_rng(1).random(one) < 0.7
+    check(np.where(where, x, np.nan), dy, axis, where=where)
+
+
+def test_both_ends_of_float64():
+    most = np.finfo(np.float64).max
+    x = np.array([[most], [-most], [most / 2], [0.0]])
+    check(x, np.array([[1.0], [2.0], [-1.0], [0.5]]), 1)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e160, 1e303])
+def test_in_place(scale):
+    x, dy = data((7, 6, 50), 1, scale)
+    want = bnfast.batch_norm_backward(dy, bnfast.batch_norm(x, eps=0.0)[1]).dx
+    y, ctx = bnfast.batch_norm(x, eps=0.0, out=x)
+    assert y is x
+    got = bnfast.batch_norm_backward(dy, ctx).dx
+    assert_close(got, want.astype(Wide), 8 * ctx.invstd[:, None], 1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-120, 1e150, 1e160, 1e303])
+def test_dropout_measures_in_another_order(scale):
+    """With dropout and channels last, x is measured apart from being normalised."""
+    x, _ = data((9, 11, 6), -1, scale)
+    x = np.moveaxis(x, -1, 1)
+    y, ctx = bnfast.batch_norm(x, eps=0.0, dropout=0.5, seed=1)
+    plain, plain_ctx = bnfast.batch_norm(x, eps=0.0)
+    assert np.array_equal(y, np.where(y == 0, 0, 2 * plain))
+    assert ctx.moments == plain_ctx.moments and np.array_equal(ctx.invstd, plain_ctx.invstd)
+
+
+@pytest.mark.parametrize("scale", [1e-120, 1e100, 1e150])
+def test_given_moments_give_the_same_bits(scale):
+    """As long as m2 is a number of float64."""
+    x, dy = data((7, 6, 50), 1, scale)
+    y, ctx = bnfast.batch_norm(x, eps=0.0)
+    again, again_ctx = bnfast.batch_norm(x, eps=0.0, stats=bnfast.moments(x))
+    assert np.array_equal(y, again)
+    sums = bnfast.batch_norm_backward_sums(dy, again_ctx)
+    want = bnfast.batch_norm_backward(dy, ctx)
+    assert_close(
+        bnfast.batch_norm_backward(dy, again_ctx, sums=sums).dx,
+        want.dx.astype(Wide),
+        8 * ctx.invstd[:, None],
+    )
+
+
+def test_sums_that_overflow_where_m2_does_not():
+    """The sum of squares about the first element is beyond float64, that about the mean is not."""
+    x = np.full((4000, 1), 1e152)
+    x[0] = -1e152
+    check(x, np.random.default_rng(0).standard_normal(x.shape), 1)
+    m = bnfast.moments(x)
+    assert np.isfinite(m.m2).all()
+
+
+def test_moments_of_extremes_have_their_mean():
+    x = np.array([[1e303], [3e303]])
+    m = bnfast.moments(x)
+    assert m.mean[0] == 2e303 and m.m2[0] == np.inf
+    assert bnfast.moments(np.array([[1e-200], [3e-200]])).mean[0] == 2e-200
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_so(bad):
+    x, dy = data((7, 6, 50), 1, 1e160)
+    want = bnfast.batch_norm(x)[0]
+    x[3, 2, 7] = bad
+    y, ctx = bnfast.batch_norm(x)
+    assert np.isnan(y[:, 2]).all() and np.isnan(ctx.var[2])
+    others = [0, 1, 3, 4, 5]
+    assert np.array_equal(y[:, others], want[:, others])
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-300, -1e160, 1.7e308])
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+def test_a_constant_channel_gives_beta(value, eps):
+    x = np.full((7, 3, 50), value)
+    beta = np.array([1.0, 2.0, 3.0])
+    y, ctx = bnfast.batch_norm(x, None, beta, eps=eps)
+    assert np.array_equal(y, np.broadcast_to(beta[:, None], x.shape))
+    assert np.all(bnfast.batch_norm_backward(np.ones_like(x), ctx).dx == 0)
