@@ -1,29 +1,15 @@
-"""Threads, targets, environment variables, the printed configuration, the GIL."""
+"""Targets, settings for blocks, environment variables, the configuration, the GIL, the end."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
+from programs import python
 
 import bnfast
-
-
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run Python with BNFAST_ variables as given and no others."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("BNFAST_")}
-    kept["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=kept | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -59,12 +45,6 @@ def test_use_target():
         assert bnfast.active_target() == before
 
 
-@pytest.mark.parametrize("n", [1, 3, 65536])
-def test_threads_from_the_environment(n):
-    done = python("-c", "import bnfast; print(bnfast.get_num_threads())", BNFAST_NUM_THREADS=str(n))
-    assert done.stdout.strip() == str(n), done.stderr
-
-
 @pytest.mark.parametrize("name", bnfast.targets())
 def test_target_from_the_environment(name):
     done = python("-c", "import bnfast; print(bnfast.active_target())", BNFAST_TARGET=name)
@@ -89,21 +69,6 @@ def test_a_setting_that_cannot_be_is_an_import_error(variable, value):
     done = python("-c", "import bnfast", **{variable: value})
     assert done.returncode == 1
     assert f"ImportError: {variable} is {value!r}, expected" in done.stderr
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
-def test_threads_default_to_the_cpus_that_may_be_used():
-    script = """
-import os
-cpus = sorted(os.sched_getaffinity(0))
-os.sched_setaffinity(0, cpus[:{n}])
-import bnfast
-print(bnfast.get_num_threads())
-"""
-    one = python("-c", script.format(n=1))
-    assert one.stdout.strip() == "1", one.stderr
-    all_of_them = python("-c", script.format(n=1000))
-    assert 1 <= int(all_of_them.stdout) <= len(os.sched_getaffinity(0))
 
 
 def test_python_m_bnfast_prints_the_configuration(capsys):
@@ -152,3 +117,120 @@ def test_the_gil_is_released():
     finally:
         sys.setswitchinterval(interval)
     raise AssertionError("the main thread never ran during a call")
+
+
+@pytest.mark.parametrize("setting", ["num_threads", "use_target"])
+def test_blocks_may_end_in_any_order(setting):
+    block = getattr(bnfast, setting)
+    get = bnfast.get_num_threads if setting == "num_threads" else bnfast.active_target
+    values = [3, 5] if setting == "num_threads" else [bnfast.targets()[-1], bnfast.targets()[0]]
+    before = get()
+    first, second = (block(value) for value in values)
+    first.__enter__()
+    assert get() == values[0]
+    second.__enter__()
+    assert get() == values[1]
+    first.__exit__(None, None, None)
+    assert get() == values[1]
+    second.__exit__(None, None, None)
+    assert get() == before
+
+
+def test_blocks_in_many_threads_leave_what_was_set():
+    before = bnfast.get_num_threads(), bnfast.active_target()
+    meeting = threading.Barrier(8)
+
+    def work(n: int) -> None:
+        meeting.wait(60)
+        for _ in range(200):
+            with bnfast.num_threads(n), bnfast.use_target(bnfast.targets()[n % 2 - 1]):
+                pass
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        workers = [threading.Thread(target=work, args=(n + 1,)) for n in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert (bnfast.get_num_threads(), bnfast.active_target()) == before
+
+
+def test_a_block_that_cannot_be_changes_nothing():
+    before = bnfast.get_num_threads(), bnfast.active_target()
+    for block in (bnfast.num_threads(0), bnfast.use_target("sparc")):
+        with pytest.raises(ValueError, match="expected"), block:
+            pass
+    for block in (bnfast.num_threads(True), bnfast.use_target(1)):
+        with pytest.raises(TypeError, match="expected"), block:
+            pass
+    assert (bnfast.get_num_threads(), bnfast.active_target()) == before
+
+
+ENDS = """
+import threading, time
+import numpy as np
+import bnfast
+
+x = np.ones(({rows}, 64, 200), np.float32)
+zero, one = np.zeros(64), np.ones(64)
+ctx = bnfast.batch_norm(x)[1]
+dropped = bnfast.dropout(x)[1]
+layer, drop = bnfast.BatchNorm(64), bnfast.Dropout()
+call = lambda: {call}
+
+def work():
+    while True:
+        call()
+
+for _ in range({threads}):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("rows", [1, 400])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "bnfast.moments(x)",
+        "bnfast.batch_norm(x)",
+        "bnfast.batch_norm_backward(x, ctx)",
+        "bnfast.batch_norm_backward_sums(x, ctx)",
+        "bnfast.batch_norm_inference(x, zero, one)",
+        "bnfast.batch_norm_frozen(x, zero, one)",
+        "bnfast.dropout(x)",
+        "bnfast.dropout_backward(x, dropped)",
+        "bnfast.dropout_inference(x)",
+        "bnfast.dropout_mask(x.shape, 0.5, seed=1)",
+        "ctx.moments",
+        "layer.backward(layer(x))",
+        "drop.backward(drop(x))",
+    ],
+)
+def test_a_process_ends_while_threads_are_in_a_call(call, rows):
+    """Daemon threads never get the GIL back once Python is ending, and must not unwind."""
+    for threads in (1, 3):
+        done = python("-c", ENDS.format(call=call, rows=rows, threads=threads))
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+
+
+def test_a_sub_interpreter_is_refused():
+    interpreters = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+    script = f"""
+import {interpreters} as interpreters
+import bnfast
+there = interpreters.create()
+inside = "import warnings; warnings.simplefilter('ignore'); import bnfast"
+try:
+    failure = interpreters.run_string(there, inside)
+except Exception as error:
+    failure = error
+print(failure)
+"""
+    done = python("-c", script)
+    assert "imported in a sub-interpreter, expected the main interpreter" in done.stdout, done

@@ -2,9 +2,10 @@
 #include "arrays.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <functional>
 #include <numeric>
 
+#include "bnfast/layout.h"
 #include "output_memory.h"
 
 namespace bnfast::bindings {
@@ -12,10 +13,12 @@ namespace {
 
 // ml_dtypes registers bfloat16 when it is imported: its number is known at run time only.
 int bfloat16_number() {
-    static const int number = [] {
-        const py::object type = py::module_::import("ml_dtypes").attr("bfloat16");
-        return py::dtype::from_args(type).num();
-    }();
+    static PyObject* type = nullptr;
+    static int number = -1;
+    if (number < 0) {
+        const auto bfloat16 = py::reinterpret_borrow<py::object>(imported_once(type, "ml_dtypes", "bfloat16"));
+        number = py::dtype::from_args(bfloat16).num();
+    }
     return number;
 }
 
@@ -30,14 +33,37 @@ std::string type_text(const py::handle& object) {
     throw TypeError(std::string(operation) + ": " + name + " has " + type_text(object) + ", expected " + expected);
 }
 
-bool native_order(const py::array& array) {
-    const char order = py::detail::array_descriptor_proxy(array.dtype().ptr())->byteorder;
-    return order == '=' || order == '|';
+// '=' is how NumPy spells the order of this machine, but '<' or '>' may mean the same.
+constexpr char kThisOrder = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>';
+
+bool native_order(const py::dtype& dtype) {
+    const char order = py::detail::array_descriptor_proxy(dtype.ptr())->byteorder;
+    return order == '=' || order == '|' || order == kThisOrder;
+}
+
+// `object` as the array that it must be. Masked arrays are arrays, too, but what their masks leave out would be taken.
+py::array array_of(const char* operation, const char* name, const py::handle& object, const char* expected) {
+    if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_) {
+        if (!py::isinstance<py::array>(object)) wrong_type(operation, name, object, expected);
+        static PyObject* masked = nullptr;
+        if (py::isinstance(object, imported_once(masked, "numpy.ma", "MaskedArray"))) {
+            throw TypeError(std::string(operation) + ": " + name +
+                            " is a masked array, expected its .data (masks are ignored: leave elements out by "
+                            "where=~mask)");
+        }
+    }
+    return py::reinterpret_borrow<py::array>(object);
 }
 
 constexpr int kFloat32Number = py::detail::npy_api::NPY_FLOAT_;
 constexpr int kFloat64Number = py::detail::npy_api::NPY_DOUBLE_;
 constexpr int kFloat16Number = 23;  // NPY_HALF
+
+// A native dtype as NumPy itself spells it.
+py::dtype as_usual(const py::dtype& dtype) {
+    if (py::detail::array_descriptor_proxy(dtype.ptr())->byteorder != kThisOrder) return dtype;
+    return py::reinterpret_steal<py::dtype>(dtype.attr("newbyteorder")("=").release());
+}
 
 template <class View>
 void copy_shape(const py::array& array, View& view) {
@@ -48,12 +74,17 @@ void copy_shape(const py::array& array, View& view) {
 
 }  // namespace
 
+py::handle imported_once(PyObject*& slot, const char* module, const char* attribute) {
+    if (slot == nullptr) slot = py::object(py::module_::import(module).attr(attribute)).release().ptr();
+    return slot;
+}
+
 TensorView view_of(const char* operation, const char* name, const py::handle& object) {
     constexpr const char* kExpected = "a NumPy array of float32, float64, float16 or bfloat16 in native byte order";
-    if (!py::isinstance<py::array>(object)) wrong_type(operation, name, object, kExpected);
-    const py::array array = py::reinterpret_borrow<py::array>(object);
+    const py::array array = array_of(operation, name, object, kExpected);
+    const py::dtype dtype = array.dtype();
     TensorView view;
-    const int number = array.dtype().num();
+    const int number = dtype.num();
     if (number == kFloat32Number) {
         view.dtype = DType::kFloat32;
     } else if (number == kFloat64Number) {
@@ -65,7 +96,7 @@ TensorView view_of(const char* operation, const char* name, const py::handle& ob
     } else {
         wrong_type(operation, name, object, kExpected);
     }
-    if (!native_order(array)) wrong_type(operation, name, object, kExpected);
+    if (!native_order(dtype)) wrong_type(operation, name, object, kExpected);
     view.data = const_cast<void*>(array.data());
     copy_shape(array, view);
     return view;
@@ -79,10 +110,9 @@ TensorView channel_view_of(const char* operation, const char* name, const py::ha
     TensorView view;
     if (object.is_none()) return view;
     constexpr const char* kExpected = "float32 or float64 in native byte order";
-    if (!py::isinstance<py::array>(object)) wrong_type(operation, name, object, kExpected);
-    const py::array array = py::reinterpret_borrow<py::array>(object);
+    const py::array array = array_of(operation, name, object, "a NumPy array of float32 or float64");
     const int number = array.dtype().num();
-    if ((number != kFloat32Number && number != kFloat64Number) || !native_order(array)) {
+    if ((number != kFloat32Number && number != kFloat64Number) || !native_order(array.dtype())) {
         wrong_type(operation, name, object, kExpected);
     }
     view.dtype = number == kFloat32Number ? DType::kFloat32 : DType::kFloat64;
@@ -103,33 +133,35 @@ WhereView where_view_of(const char* operation, const py::handle& object) {
     WhereView view;
     if (object.is_none()) return view;
     constexpr const char* kExpected = "a NumPy array of bool";
-    if (!py::isinstance<py::array>(object)) wrong_type(operation, "where", object, kExpected);
-    const py::array array = py::reinterpret_borrow<py::array>(object);
+    const py::array array = array_of(operation, "where", object, kExpected);
     if (array.dtype().num() != py::detail::npy_api::NPY_BOOL_) wrong_type(operation, "where", object, kExpected);
     view.data = array.data();
     copy_shape(array, view);
     return view;
 }
 
+std::int64_t elements_of(const TensorView& view) {
+    return std::accumulate(view.shape, view.shape + view.ndim, std::int64_t{1}, std::multiplies<>());
+}
+
 py::array empty_like(const py::array& x, const TensorView& view, const void* alike) {
     const std::size_t bytes = static_cast<std::size_t>(x.size()) * static_cast<std::size_t>(item_size(view.dtype));
+    const py::dtype dtype = as_usual(x.dtype());
     if ((x.flags() & py::array::c_style) != 0 && bytes < kLargeOutput) {
-        return py::array(x.dtype(), py::array::ShapeContainer(view.shape, view.shape + view.ndim));
+        return py::array(dtype, py::array::ShapeContainer(view.shape, view.shape + view.ndim));
     }
-    std::vector<int> dims(static_cast<std::size_t>(view.ndim));
-    std::iota(dims.begin(), dims.end(), 0);
-    std::stable_sort(dims.begin(), dims.end(),
-                     [&](int a, int b) { return std::abs(view.strides[a]) > std::abs(view.strides[b]); });
-    std::vector<py::ssize_t> strides(dims.size());
+    unsigned char dims[kMaxDims];
+    memory_order(view, dims);
+    std::vector<py::ssize_t> strides(static_cast<std::size_t>(view.ndim));
     py::ssize_t stride = static_cast<py::ssize_t>(item_size(view.dtype));
-    for (auto d = dims.rbegin(); d != dims.rend(); ++d) {
-        strides[static_cast<std::size_t>(*d)] = stride;
-        stride *= std::max<py::ssize_t>(static_cast<py::ssize_t>(view.shape[*d]), 1);
+    for (int k = view.ndim - 1; k >= 0; --k) {
+        strides[dims[k]] = stride;
+        stride *= std::max<py::ssize_t>(static_cast<py::ssize_t>(view.shape[dims[k]]), 1);
     }
     const std::vector<py::ssize_t> shape(view.shape, view.shape + view.ndim);
-    if (bytes < kLargeOutput) return py::array(x.dtype(), shape, strides);
+    if (bytes < kLargeOutput) return py::array(dtype, shape, strides);
     const OutputMemory memory = take_output_memory(bytes, reinterpret_cast<std::uintptr_t>(alike) % 64);
-    return py::array(x.dtype(), shape, strides, memory.data, memory.owner);
+    return py::array(dtype, shape, strides, memory.data, memory.owner);
 }
 
 py::array output_like(const char* operation, const py::object& out, const py::array& x, const TensorView& x_view,
@@ -163,13 +195,6 @@ py::array_t<std::int64_t> count_array(const std::vector<double>& counts) {
     std::transform(counts.begin(), counts.end(), array.mutable_data(),
                    [](double v) { return static_cast<std::int64_t>(v); });
     return array;
-}
-
-MaybeReleaseGil::MaybeReleaseGil(const TensorView& x) {
-    constexpr std::int64_t kWorthwhile = 65536;  // elements; getting the GIL back may take a switch interval, 5 ms
-    std::int64_t elements = 1;
-    for (int d = 0; d < x.ndim; ++d) elements *= x.shape[d];
-    if (elements >= kWorthwhile) release_.emplace();
 }
 
 }  // namespace bnfast::bindings

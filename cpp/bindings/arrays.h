@@ -4,7 +4,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +15,10 @@ namespace bnfast::bindings {
 
 namespace py = pybind11;
 
+// module.attribute, which stays in `slot`. The GIL guards that: the lock of a static's initialisation would be held by
+// a thread that waits for the GIL inside the import.
+py::handle imported_once(PyObject*& slot, const char* module, const char* attribute);
+
 // TypeError unless `object` is an array of float32, float64, float16 or bfloat16 in native byte order.
 TensorView view_of(const char* operation, const char* name, const py::handle& object);
 // As view_of; None is a view without data.
@@ -25,6 +28,8 @@ TensorView channel_view_of(const char* operation, const char* name, const py::ha
 // An array that the call writes: ValueError unless it is writeable.
 TensorView output_view_of(const char* operation, const char* name, const py::handle& object);
 WhereView where_view_of(const char* operation, const py::handle& object);
+
+std::int64_t elements_of(const TensorView& view);
 
 // The array to write and its view: `out`, or a new array like x.
 py::array output_like(const char* operation, const py::object& out, const py::array& x, const TensorView& x_view,
@@ -38,14 +43,5 @@ py::array empty_like(const py::array& x, const TensorView& view, const void* ali
 py::array channel_array(const double* values, std::int64_t channels, bool is_double);
 py::array_t<double> float64_array(const std::vector<double>& values);
 py::array_t<std::int64_t> count_array(const std::vector<double>& counts);
-
-// Releases the GIL for a call over this many elements, where waiting for it afterwards costs less than the call.
-class MaybeReleaseGil {
-  public:
-    explicit MaybeReleaseGil(const TensorView& x);
-
-  private:
-    std::optional<py::gil_scoped_release> release_;
-};
 
 }  // namespace bnfast::bindings

@@ -12,8 +12,10 @@
 
 namespace bnfast::bindings {
 
-// Sets the Python error for the exception that is being handled.
-void set_python_error() noexcept;
+// Sets the Python error for the exception that is being handled, in a call of this name.
+void set_python_error(const char* operation) noexcept;
+// Whether the object is a real number, and none of the kinds that only convert to one: bool, complex, arrays.
+bool is_real(const py::handle& object);
 
 // How a Python object becomes an argument of type T; throws for one that does not.
 template <class T>
@@ -26,6 +28,7 @@ struct Argument<const py::object&> {
 template <>
 struct Argument<double> {
     static double from(PyObject* object) {
+        if (!PyFloat_Check(object) && !is_real(object)) throw TypeError("an argument is no real number");
         const double value = PyFloat_AsDouble(object);
         if (value != -1.0 || !PyErr_Occurred()) return value;
         if (!PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();
@@ -36,6 +39,7 @@ struct Argument<double> {
 template <>
 struct Argument<int> {
     static int from(PyObject* object) {
+        if (PyBool_Check(object)) throw TypeError("an argument is a bool, expected an integer");
         const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object));
         if (!index) throw py::error_already_set();
         int overflow = 0;
@@ -47,6 +51,7 @@ struct Argument<int> {
 template <>
 struct Argument<std::uint64_t> {
     static std::uint64_t from(PyObject* object) {
+        if (PyBool_Check(object)) throw TypeError("an argument is a bool, expected an integer");
         const unsigned long long value = PyLong_AsUnsignedLongLong(object);
         if (value == ~0ULL && PyErr_Occurred()) throw py::error_already_set();
         return value;
@@ -100,11 +105,14 @@ PyObject* call_entry(Result (*entry)(Arguments...), PyObject* const* objects, Py
 }
 
 template <auto kEntry>
+const char* name_of = nullptr;  // set by def_fast
+
+template <auto kEntry>
 PyObject* fast_call(PyObject*, PyObject* const* objects, Py_ssize_t count) noexcept {
     try {
         return call_entry(kEntry, objects, count);
     } catch (...) {
-        set_python_error();
+        set_python_error(name_of<kEntry>);
         return nullptr;
     }
 }
@@ -112,6 +120,7 @@ PyObject* fast_call(PyObject*, PyObject* const* objects, Py_ssize_t count) noexc
 // Adds the function to the module, for positional arguments.
 template <auto kEntry>
 void def_fast(py::module_& m, const char* name) {
+    name_of<kEntry> = name;
     const auto function = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&fast_call<kEntry>));
     static PyMethodDef definition{name, function, METH_FASTCALL, nullptr};
     const py::object module_name = m.attr("__name__");

@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 
 #include <cstdint>
-#include <new>
 #include <vector>
 
 namespace bnfast::bindings {
@@ -33,7 +32,7 @@ std::size_t rounded(std::size_t bytes) {
 Block map_block(std::size_t size) {
     const std::size_t slack = size % kHugePage == 0 ? kHugePage : 0;
     void* const mapped = mmap(nullptr, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED) throw std::bad_alloc();
+    if (mapped == MAP_FAILED) throw OutOfMemory(size);
     char* begin = static_cast<char*>(mapped);
     if (slack > 0) {
         const std::size_t skip = (kHugePage - reinterpret_cast<std::uintptr_t>(begin) % kHugePage) % kHugePage;

@@ -2,10 +2,16 @@
 #pragma once
 
 #include <cstddef>
+#include <new>
 
 #include "arrays.h"
 
 namespace bnfast::bindings {
+
+struct OutOfMemory : std::bad_alloc {
+    explicit OutOfMemory(std::size_t size) : bytes(size) {}
+    std::size_t bytes;
+};
 
 // The owner of uninitialised memory for an array: what NumPy calls its base. The memory goes back when no array refers
 // to it any more, and not before, so that no two arrays ever share it.
@@ -13,7 +19,7 @@ struct OutputMemory {
     void* data;
     py::object owner;
 };
-// `phase` is the address modulo 64.
+// `phase` is the address modulo 64. Throws OutOfMemory.
 OutputMemory take_output_memory(std::size_t bytes, std::size_t phase);
 
 // Arrays from this size on have such memory; smaller ones are NumPy's own.

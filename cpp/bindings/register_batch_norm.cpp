@@ -4,6 +4,7 @@
 
 #include "arrays.h"
 #include "fast_call.h"
+#include "gil.h"
 #include "register.h"
 
 namespace bnfast::bindings {
@@ -17,10 +18,8 @@ struct BatchNormContext {
     BatchNormSaved saved;
 };
 
-struct Call {
-    BatchNormInputs inputs;
-    BatchNormOptions options;
-};
+// The arrays of BatchNormSaved, which lie one after the other from count() on.
+constexpr std::int64_t kSavedRows = 7;
 
 BatchNormOptions options_of(int axis, double eps, int eps_placement, int activation, double activation_slope) {
     BatchNormOptions options;
@@ -56,29 +55,38 @@ BatchNormInputs inputs_of(const char* operation, const BatchNormContext& context
     return inputs_of(operation, context.x, py::none(), py::none(), context.residual, context.where);
 }
 
-// bnfast._moments.Moments or GradientSums as float64 vectors; TypeError for other objects.
-py::object statistics_class(const char* name) { return py::module_::import("bnfast._moments").attr(name); }
+// The classes of bnfast._moments.
+py::handle moments_class() {
+    static PyObject* slot = nullptr;
+    return imported_once(slot, "bnfast._moments", "Moments");
+}
+py::handle gradient_sums_class() {
+    static PyObject* slot = nullptr;
+    return imported_once(slot, "bnfast._moments", "GradientSums");
+}
 
 std::vector<double> vector_of(const py::handle& object, const char* name) {
     const auto array = py::array_t<double, py::array::c_style | py::array::forcecast>::ensure(object.attr(name));
     return std::vector<double>(array.data(), array.data() + array.size());
 }
 
-void check_class(const char* operation, const char* name, const py::handle& object, const char* expected) {
-    if (py::isinstance(object, statistics_class(expected))) return;
+void check_class(const char* operation, const char* name, const py::handle& object, const py::handle& expected) {
+    if (py::isinstance(object, expected)) return;
     throw TypeError(std::string(operation) + ": " + name + " has type " +
-                    std::string(py::str(py::type::handle_of(object).attr("__name__"))) + ", expected " + expected);
+                    std::string(py::str(py::type::handle_of(object).attr("__name__"))) + ", expected " +
+                    std::string(py::str(expected.attr("__name__"))));
 }
 
 Moments moments_of(const char* operation, const py::handle& object) {
-    check_class(operation, "stats", object, "Moments");
+    check_class(operation, "stats", object, moments_class());
     return {vector_of(object, "count"), vector_of(object, "mean"), vector_of(object, "mean_low"),
             vector_of(object, "m2")};
 }
 
 py::object moments_object(const Moments& m) {
-    static py::handle make = py::object(statistics_class("Moments").attr("_from_core")).release();
-    return make(count_array(m.count), float64_array(m.mean), float64_array(m.m2), float64_array(m.mean_low));
+    const py::object make = moments_class().attr("_from_core");
+    return call_python(make, count_array(m.count), float64_array(m.mean), float64_array(m.m2),
+                       float64_array(m.mean_low));
 }
 
 bool is_double(const BatchNormContext& context) { return context.x.dtype().num() == py::detail::npy_api::NPY_DOUBLE_; }
@@ -98,6 +106,46 @@ py::array context_var(BatchNormContext& c) {
     return channel_array(var.data(), c.saved.channels, is_double(c));
 }
 
+// Everything but the arrays, as numbers that any Python can read again.
+py::tuple context_state(BatchNormContext& c) {
+    const BatchNormSaved& s = c.saved;
+    const BatchNormOptions& o = s.options;
+    py::array_t<double> values({kSavedRows, s.channels});
+    std::copy_n(c.saved.count(), kSavedRows * s.channels, values.mutable_data());
+    return py::make_tuple(c.x, c.residual, c.where, values,
+                          py::make_tuple(o.axis, o.eps, static_cast<int>(o.eps_placement),
+                                         static_cast<int>(o.activation), o.activation_slope, o.dropout, o.seed,
+                                         o.offset),
+                          py::make_tuple(s.frozen, s.has_gamma, s.has_beta, s.in_place, s.foreign_stats));
+}
+
+std::unique_ptr<BatchNormContext> context_from_state(const py::tuple& state) {
+    auto context = std::make_unique<BatchNormContext>();
+    context->x = py::cast<py::array>(state[0]);
+    context->residual = state[1];
+    context->where = state[2];
+    const auto values = py::cast<py::array_t<double, py::array::c_style>>(state[3]);
+    const auto options = py::cast<py::tuple>(state[4]), traits = py::cast<py::tuple>(state[5]);
+    BatchNormSaved& s = context->saved;
+    s.options = options_of(py::cast<int>(options[0]), py::cast<double>(options[1]), py::cast<int>(options[2]),
+                           py::cast<int>(options[3]), py::cast<double>(options[4]));
+    s.options.dropout = py::cast<double>(options[5]);
+    s.options.seed = py::cast<std::uint64_t>(options[6]);
+    s.options.offset = py::cast<std::uint64_t>(options[7]);
+    s.frozen = py::cast<bool>(traits[0]);
+    s.has_gamma = py::cast<bool>(traits[1]);
+    s.has_beta = py::cast<bool>(traits[2]);
+    s.in_place = py::cast<bool>(traits[3]);
+    s.foreign_stats = py::cast<bool>(traits[4]);
+    const std::int64_t channels = context->x.shape(s.options.axis);
+    if (values.ndim() != 2 || values.shape(0) != kSavedRows || values.shape(1) != channels) {
+        throw ValueError("BatchNormContext: the state has values of another shape than x asks for");
+    }
+    s.resize(channels);
+    std::copy_n(values.data(), kSavedRows * channels, s.count());
+    return context;
+}
+
 // --- operations -------------------------------------------------------------------------------------------------
 
 py::object moments_entry(const py::object& x, int axis, const py::object& where) {
@@ -105,7 +153,7 @@ py::object moments_entry(const py::object& x, int axis, const py::object& where)
     const WhereView where_view = where_view_of("moments", where);
     Moments result;
     {
-        const MaybeReleaseGil release(view);
+        const ReleasedGil released(elements_of(view));
         result = moments(view, where_view, axis);
     }
     return moments_object(result);
@@ -130,7 +178,7 @@ py::tuple batch_norm_entry(const py::object& x, const py::object& gamma, const p
     TensorView y_view;
     py::array y = output_like(operation, out, context->x, inputs.x, y_view);
     {
-        const MaybeReleaseGil release(inputs.x);
+        const ReleasedGil released(elements_of(inputs.x));
         batch_norm(inputs, options, given ? &*given : nullptr, y_view, context->saved);
     }
     return py::make_tuple(std::move(y), std::move(context));
@@ -145,7 +193,7 @@ py::array inference_entry(const py::object& x, const py::object& mean, const py:
     const TensorView var_view = statistic_view_of(operation, "var", var);
     TensorView y_view;
     py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), inputs.x, y_view);
-    const MaybeReleaseGil release(inputs.x);
+    const ReleasedGil released(elements_of(inputs.x));
     batch_norm_inference(inputs, mean_view, var_view, options_of(axis, eps, eps_placement, activation, slope), y_view);
     return y;
 }
@@ -163,7 +211,7 @@ py::tuple frozen_entry(const py::object& x, const py::object& mean, const py::ob
     TensorView y_view;
     py::array y = output_like(operation, out, context->x, inputs.x, y_view);
     {
-        const MaybeReleaseGil release(inputs.x);
+        const ReleasedGil released(elements_of(inputs.x));
         batch_norm_frozen(inputs, mean_view, var_view, options_of(axis, eps, eps_placement, activation, slope), y_view,
                           context->saved);
     }
@@ -176,17 +224,18 @@ py::object backward_sums_entry(const py::object& dy, BatchNormContext& context) 
     const TensorView dy_view = view_of(operation, "dy", dy);
     GradientSums sums;
     {
-        const MaybeReleaseGil release(inputs.x);
+        const ReleasedGil released(elements_of(inputs.x));
         sums = batch_norm_backward_sums(inputs, dy_view, context.saved);
     }
-    return statistics_class("GradientSums")
-        .attr("_from_core")(count_array(sums.count), float64_array(sums.sum_dy), float64_array(sums.sum_dy_xmu));
+    const py::object make = gradient_sums_class().attr("_from_core");
+    return call_python(make, count_array(sums.count), float64_array(sums.sum_dy), float64_array(sums.sum_dy_xmu));
 }
 
 // bnfast.BatchNormGrads, a named tuple, from its entries: as tuple's own constructor makes one of a subclass.
 py::object gradients_object(py::object dx, py::object dgamma, py::object dbeta, py::object dresidual) {
-    static PyTypeObject* const type = reinterpret_cast<PyTypeObject*>(
-        py::object(py::module_::import("bnfast._functional").attr("BatchNormGrads")).release().ptr());
+    static PyObject* slot = nullptr;
+    PyTypeObject* const type =
+        reinterpret_cast<PyTypeObject*>(imported_once(slot, "bnfast._functional", "BatchNormGrads").ptr());
     py::object made = py::reinterpret_steal<py::object>(type->tp_alloc(type, 4));
     if (!made) throw py::error_already_set();
 #if PY_VERSION_HEX >= 0x030E0000
@@ -206,7 +255,7 @@ py::object backward_entry(const py::object& dy, BatchNormContext& context, const
     const TensorView dy_view = view_of(operation, "dy", dy);
     std::optional<GradientSums> total;
     if (!sums.is_none()) {
-        check_class(operation, "sums", sums, "GradientSums");
+        check_class(operation, "sums", sums, gradient_sums_class());
         total = GradientSums{vector_of(sums, "count"), vector_of(sums, "sum_dy"), vector_of(sums, "sum_dy_xmu")};
     }
     TensorView dx_view, dresidual_view;
@@ -221,7 +270,7 @@ py::object backward_entry(const py::object& dy, BatchNormContext& context, const
     const std::unique_ptr<double[]> values(new double[2 * static_cast<std::size_t>(channels)]);
     double *const dgamma = values.get(), *const dbeta = dgamma + channels;
     {
-        const MaybeReleaseGil release(inputs.x);
+        const ReleasedGil released(elements_of(inputs.x));
         batch_norm_backward(inputs, dy_view, context.saved, total ? &*total : nullptr, dx_view, dresidual_view, dgamma,
                             dbeta);
     }
@@ -237,6 +286,7 @@ py::object backward_entry(const py::object& dy, BatchNormContext& context, const
 
 void register_batch_norm(py::module_& m) {
     py::class_<BatchNormContext>(m, "BatchNormContext", "What batch_norm_backward needs of a forward call.")
+        .def(py::pickle(&context_state, &context_from_state))
         .def_property_readonly("moments", &context_moments, "The statistics that x was normalised with, as Moments.")
         .def_property_readonly(
             "mean", [](BatchNormContext& c) { return channel_array(c.saved.mean(), c.saved.channels, is_double(c)); },

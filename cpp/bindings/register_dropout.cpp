@@ -4,6 +4,7 @@
 #include "arrays.h"
 #include "bnfast/dropout.h"
 #include "fast_call.h"
+#include "gil.h"
 #include "register.h"
 
 namespace bnfast::bindings {
@@ -16,7 +17,7 @@ py::array dropout_entry(const char* operation, const py::object& x, double rate,
     TensorView y_view;
     py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), view, y_view);
     const DropoutOptions options{rate, seed, offset, static_cast<DropoutMode>(mode), broadcast_axes};
-    const MaybeReleaseGil release(view);
+    const ReleasedGil released(elements_of(view));
     dropout(operation, view, options, backward, y_view);
     return y;
 }
@@ -28,7 +29,7 @@ py::array mask_entry(const std::vector<std::int64_t>& shape, double rate, std::u
     py::array mask(py::dtype::of<bool>(), std::vector<py::ssize_t>(shape.begin(), shape.end()));
     std::uint8_t* const data = static_cast<std::uint8_t*>(mask.mutable_data());
     const DropoutOptions options{rate, seed, offset, DropoutMode::kInverted, std::move(broadcast_axes)};
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     dropout_mask(shape, options, data);
     return mask;
 }
@@ -37,7 +38,7 @@ py::array scale_entry(const char* operation, const py::object& x, double factor,
     const TensorView view = view_of(operation, "x", x);
     TensorView y_view;
     py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), view, y_view);
-    const MaybeReleaseGil release(view);
+    const ReleasedGil released(elements_of(view));
     scale(operation, view, factor, y_view);
     return y;
 }

@@ -2,6 +2,7 @@
 #include "arrays.h"
 #include "bnfast/runtime.h"
 #include "fast_call.h"
+#include "gil.h"
 #include "output_memory.h"
 #include "register.h"
 
@@ -19,15 +20,25 @@ void stream_sum_arrays(py::array_t<float, py::array::c_style> dst,
     if (pointers.empty() || pointers.size() > kMostSources) throw ValueError("stream: expected 1 to 8 sources");
     float* const out = dst.mutable_data();
     const std::int64_t n = dst.size();
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     stream_sum(out, pointers.data(), static_cast<int>(pointers.size()), n, threads);
 }
 
 }  // namespace
 
-void set_python_error() noexcept {
+bool is_real(const py::handle& object) {
+    if (PyLong_Check(object.ptr()) != 0) return PyBool_Check(object.ptr()) == 0;
+    static PyObject* check = nullptr;
+    return call_python(imported_once(check, "bnfast._checks", "is_real"), object).ptr() == Py_True;
+}
+
+void set_python_error(const char* operation) noexcept {
     try {
         throw;
+#ifdef __GLIBCXX__
+    } catch (const abi::__forced_unwind&) {
+        wait_for_the_end();
+#endif
     } catch (py::error_already_set& error) {
         error.restore();
     } catch (const ValueError& error) {
@@ -36,8 +47,12 @@ void set_python_error() noexcept {
         PyErr_SetString(PyExc_TypeError, error.what());
     } catch (const py::builtin_exception& error) {
         error.set_error();
+    } catch (const OutOfMemory& error) {
+        PyErr_Format(PyExc_MemoryError, "%s: %zu bytes for a result could not be allocated", operation, error.bytes);
     } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
+        PyErr_Format(PyExc_MemoryError, "%s: memory to work with could not be allocated", operation);
+    } catch (const std::length_error&) {  // what std::vector says of a size beyond all memory
+        PyErr_Format(PyExc_MemoryError, "%s: memory to work with could not be allocated", operation);
     } catch (const std::exception& error) {
         PyErr_SetString(PyExc_RuntimeError, error.what());
     } catch (...) {
@@ -49,10 +64,10 @@ void register_runtime(py::module_& m) {
     py::register_exception_translator([](std::exception_ptr p) {
         try {
             if (p) std::rethrow_exception(p);
-        } catch (const ValueError&) {
-            set_python_error();
-        } catch (const TypeError&) {
-            set_python_error();
+        } catch (const ValueError& error) {
+            PyErr_SetString(PyExc_ValueError, error.what());
+        } catch (const TypeError& error) {
+            PyErr_SetString(PyExc_TypeError, error.what());
         }
     });
     m.def("num_threads", &num_threads);

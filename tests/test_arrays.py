@@ -1,0 +1,101 @@
+"""Which NumPy arrays are taken: byte orders, masked arrays, other subclasses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import DTYPES
+
+import bnfast
+
+CHANNELS = np.ones(4)
+
+
+def spelled_out(a: np.ndarray) -> np.ndarray:
+    """The same values, of a dtype that names the machine's byte order."""
+    swapped = a.astype(a.dtype.newbyteorder())
+    named = swapped.byteswap().view(swapped.dtype.newbyteorder())
+    assert named.dtype.isnative and np.array_equal(named, a)
+    return named
+
+
+def calls(change, dtype):
+    """Every argument that is an array, as `change` makes it: name of the argument, call."""
+    x = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(dtype)
+    y, ctx = bnfast.batch_norm(x)
+    _, dropped = bnfast.dropout(x, seed=1)
+    other = change(x)
+    values = change(CHANNELS.astype(np.float32))
+    where = change(np.ones((3, 5), np.bool_))
+    return {
+        "moments x": lambda: bnfast.moments(other),
+        "moments where": lambda: bnfast.moments(x, where=where),
+        "batch_norm x": lambda: bnfast.batch_norm(other),
+        "batch_norm gamma": lambda: bnfast.batch_norm(x, values),
+        "batch_norm beta": lambda: bnfast.batch_norm(x, None, values),
+        "batch_norm residual": lambda: bnfast.batch_norm(x, residual=other),
+        "batch_norm where": lambda: bnfast.batch_norm(x, where=where),
+        "batch_norm out": lambda: bnfast.batch_norm(x, out=change(x.copy())),
+        "batch_norm_backward dy": lambda: bnfast.batch_norm_backward(other, ctx),
+        "batch_norm_backward out": lambda: bnfast.batch_norm_backward(y, ctx, out=change(x.copy())),
+        "batch_norm_backward_sums dy": lambda: bnfast.batch_norm_backward_sums(other, ctx),
+        "batch_norm_inference x": lambda: bnfast.batch_norm_inference(other, CHANNELS, CHANNELS),
+        "batch_norm_inference mean": lambda: bnfast.batch_norm_inference(x, values, CHANNELS),
+        "batch_norm_inference var": lambda: bnfast.batch_norm_inference(x, CHANNELS, values),
+        "batch_norm_frozen x": lambda: bnfast.batch_norm_frozen(other, CHANNELS, CHANNELS),
+        "dropout x": lambda: bnfast.dropout(other, seed=1),
+        "dropout out": lambda: bnfast.dropout(x, seed=1, out=change(x.copy())),
+        "dropout_backward dy": lambda: bnfast.dropout_backward(other, dropped),
+        "dropout_inference x": lambda: bnfast.dropout_inference(other),
+        "BatchNorm x": lambda: bnfast.BatchNorm(4)(other),
+        "BatchNorm where": lambda: bnfast.BatchNorm(4).eval()(x, where=where),
+        "Dropout x": lambda: bnfast.Dropout(rng=1)(other),
+    }
+
+
+NAMES = list(calls(lambda a: a, np.float32))
+
+
+def first(result):
+    return result[0] if isinstance(result, tuple) else result
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_native_byte_order_however_it_is_spelled(name, dtype):
+    got = first(calls(spelled_out, dtype)[name]())
+    want = first(calls(lambda a: a, dtype)[name]())
+    if isinstance(want, np.ndarray):
+        assert got.tobytes() == want.tobytes()
+        assert got.dtype == want.dtype and got.dtype.isnative
+    else:
+        assert got == want
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "where" not in name])
+def test_a_foreign_byte_order_is_refused(name):
+    call = calls(lambda a: a.astype(a.dtype.newbyteorder()), np.float32)[name]
+    with pytest.raises(TypeError, match=r"has dtype [<>]f4, expected .* in native byte order"):
+        call()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masked_arrays_are_refused(name):
+    call = calls(lambda a: np.ma.array(a, mask=np.zeros(a.shape)), np.float32)[name]
+    argument = name.split()[1]
+    with pytest.raises(TypeError, match=rf"{argument} is a masked array, expected .*where=~mask"):
+        call()
+
+
+def test_nothing_is_written_where_out_is_masked():
+    x = np.ones((3, 4), np.float32)
+    out = np.ma.array(np.full((3, 4), 7, np.float32))
+    with pytest.raises(TypeError, match="out is a masked array"):
+        bnfast.dropout(x, out=out)
+    assert np.all(out == 7)
+
+
+def test_other_subclasses_are_numbers(tmp_path):
+    x = np.memmap(tmp_path / "x", np.float32, "w+", shape=(3, 4))
+    x[:] = np.arange(12).reshape(3, 4)
+    assert np.array_equal(bnfast.batch_norm(x)[0], bnfast.batch_norm(np.array(x))[0])

@@ -1,0 +1,70 @@
+"""The context that forward leaves for backward: copied and pickled, it gives the same gradients."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from cases import DTYPES, cases
+from hypothesis import given
+
+import bnfast
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    **{f"pickle {p}": lambda c, p=p: pickle.loads(pickle.dumps(c, p)) for p in range(2, 6)},
+}
+
+
+def assert_same(got, want):
+    for a, b in zip(got, want, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("how", COPIES)
+@given(case=cases())
+def test_a_copy_gives_the_same_gradients(how, case):
+    y, ctx = bnfast.batch_norm(case.x, case.gamma, case.beta, dropout=0.25, seed=7, **case.options)
+    other = COPIES[how](ctx)
+    dy = np.ascontiguousarray(case.dy)
+    assert_same(bnfast.batch_norm_backward(dy, other), bnfast.batch_norm_backward(dy, ctx))
+    assert bnfast.batch_norm_backward_sums(dy, other) == bnfast.batch_norm_backward_sums(dy, ctx)
+    assert other.moments == ctx.moments and (other.seed, other.offset) == (7, 0)
+    assert_same([other.mean, other.var, other.invstd], [ctx.mean, ctx.var, ctx.invstd])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_contexts_of_every_kind(dtype):
+    x, dy = np.random.default_rng(0).standard_normal((2, 6, 3, 5)).astype(dtype)
+    gamma, beta = np.array([0.5, 1.0, 2.0]), np.array([0.0, 1.0, -1.0])
+    contexts = [
+        bnfast.batch_norm_frozen(x, beta, gamma, gamma, eps_placement="std")[1],
+        bnfast.batch_norm(x, gamma, stats=bnfast.moments(x), eps=0.5)[1],
+        bnfast.batch_norm(x.copy(), gamma, activation="leaky_relu", activation_slope=0.3)[1],
+    ]
+    over = x.copy()
+    contexts.append(bnfast.batch_norm(over, gamma, beta, out=over, activation="leaky_relu")[1])
+    for ctx in contexts:
+        other = pickle.loads(pickle.dumps(ctx))
+        assert_same(bnfast.batch_norm_backward(dy, other), bnfast.batch_norm_backward(dy, ctx))
+
+
+def test_statistics_of_another_batch_still_need_its_sums():
+    x = np.random.default_rng(0).standard_normal((6, 3))
+    _, ctx = bnfast.batch_norm(x, stats=bnfast.moments(np.concatenate([x, x])))
+    with pytest.raises(ValueError, match="sums is None, expected"):
+        bnfast.batch_norm_backward(x, copy.deepcopy(ctx))
+
+
+def test_a_state_that_does_not_fit_is_refused():
+    _, ctx = bnfast.batch_norm(np.ones((4, 3)))
+    _, other = bnfast.batch_norm(np.ones((4, 2)))
+    state, foreign = ctx.__getstate__(), other.__getstate__()
+    broken = type(ctx).__new__(type(ctx))
+    with pytest.raises(ValueError, match="BatchNormContext: the state"):
+        broken.__setstate__((*state[:3], foreign[3], *state[4:]))
