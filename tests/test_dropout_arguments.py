@@ -38,8 +38,16 @@ BAD_X = [
 BAD_MASK = [
     ({"seed": -1}, ValueError, "seed is -1, expected at least 0"),
     ({"seed": 2**64}, ValueError, r"seed is 18446744073709551616, expected less than 2\*\*64"),
-    ({"seed": 1.5}, TypeError, "seed is of type float, expected an integer"),
-    ({"seed": "a"}, TypeError, "seed is of type str, expected an integer"),
+    (
+        {"seed": 1.5},
+        TypeError,
+        r"seed is of type float, expected None, an int in \[0, 2\*\*64\) or a numpy.random.Generator",
+    ),
+    (
+        {"seed": "a"},
+        TypeError,
+        r"seed is of type str, expected None, an int in \[0, 2\*\*64\) or a numpy.random.Generator",
+    ),
     ({"seed": False}, TypeError, "seed is of type bool, expected an integer"),
     ({"offset": -1}, ValueError, "offset is -1, expected at least 0"),
     ({"offset": 2**63}, ValueError, r"offset is 9223372036854775808, expected less than 2\*\*63"),

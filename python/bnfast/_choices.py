@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-import numpy as np
-
+from bnfast._checks import is_real, whole_number
 from bnfast._core import BatchNormContext
 
 ACTIVATIONS: dict[str | None, int] = {
@@ -36,12 +35,11 @@ def refuse_choice(operation: str, activation: Any, eps_placement: Any) -> NoRetu
 
 def check_numbers(operation: str, axis: Any, **reals: Any) -> None:
     """Say which argument is of the wrong kind, where the compiled call refused the types."""
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"{operation}: axis has type {type(axis).__name__}, expected int")
-    if not -(2**31) <= int(axis) < 2**31:
+    lowest = -(2**31)  # as a C int holds it
+    if not lowest <= whole_number(operation, "axis", axis, low=lowest) < -lowest:
         raise ValueError(f"{operation}: axis is {axis}, expected an axis of x")
     for name, value in reals.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        if not is_real(value):
             raise TypeError(f"{operation}: {name} has type {type(value).__name__}, expected float")
         try:
             float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bnfast import _core
-from bnfast._moments import one_of, real_number, whole_number
+from bnfast._checks import one_of, real_number, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     Seed = int | np.integer[Any] | np.random.Generator | None
 
 MODES = ("inverted", "classic", "alpha")
+_MOST_DIMENSIONS = 64 if int(np.__version__.split(".")[0]) >= 2 else 32  # of NumPy's arrays
 _MODE_NUMBERS = {mode: number for number, mode in enumerate(MODES)}  # as the core knows them
 
 
@@ -101,7 +103,15 @@ def random_source(operation: str, rng: Any) -> int | np.random.Generator | None:
     """Return `rng` if it is None, an int in [0, 2**64) or a Generator; else raise."""
     if rng is None or isinstance(rng, np.random.Generator):
         return rng
-    return _whole_below(operation, "rng", rng, 64)
+    return _seed_number(operation, "rng", rng)
+
+
+def _seed_number(operation: str, argument: str, value: Any) -> int:
+    if not hasattr(value, "__index__"):
+        got = f"{argument} is of type {type(value).__name__}"
+        expected = "None, an int in [0, 2**64) or a numpy.random.Generator"
+        raise TypeError(f"{operation}: {got}, expected {expected}")
+    return _whole_below(operation, argument, value, 64)
 
 
 def draw_seed(operation: str, seed: Any) -> int:
@@ -131,7 +141,7 @@ def draw_seed(operation: str, seed: Any) -> int:
         return int.from_bytes(os.urandom(8), "little")
     if isinstance(seed, np.random.Generator):
         return int(seed.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True))
-    return _whole_below(operation, "seed", seed, 64)
+    return _seed_number(operation, "seed", seed)
 
 
 def dropout(
@@ -340,4 +350,10 @@ def _check_shape(operation: str, shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, (tuple, list)):
         got = type(shape).__name__
         raise TypeError(f"{operation}: shape is of type {got}, expected a tuple of int")
-    return tuple(_whole_below(operation, "shape", length, 63) for length in shape)
+    lengths = tuple(_whole_below(operation, "shape", length, 63) for length in shape)
+    if len(lengths) > _MOST_DIMENSIONS:
+        got = f"shape has {len(lengths)} dimensions"
+        raise ValueError(f"{operation}: {got}, expected at most {_MOST_DIMENSIONS}")
+    if math.prod(filter(None, lengths)) >> 63:
+        raise ValueError(f"{operation}: shape is {lengths}, expected less than 2**63 elements")
+    return lengths

@@ -131,7 +131,14 @@ def batch_norm(
         act, placement = ACTIVATIONS[activation], EPS_PLACEMENTS[eps_placement]
     except (KeyError, TypeError):
         refuse_choice("batch_norm", activation, eps_placement)
-    if seed is None and dropout == 0 and offset == 0:
+    # at once where nothing is dropped: a batch norm of few elements takes 2 us
+    if (
+        type(dropout) is float
+        and dropout == 0
+        and seed is None
+        and type(offset) is int
+        and not offset
+    ):
         seed = 0
     else:
         dropout = check_rate("batch_norm", "dropout", dropout)

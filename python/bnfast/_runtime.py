@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from bnfast import _core
-from bnfast._moments import whole_number
+from bnfast._checks import whole_number
+from bnfast._sharing import lock
 
 
 def _check_environment() -> None:
@@ -37,6 +39,53 @@ def _check_environment() -> None:
 
 
 _check_environment()
+
+_T = TypeVar("_T")
+
+
+class _Setting(Generic[_T]):
+    """A setting of the process, and the values of the blocks that it is set for, latest last.
+
+    Threads may enter and leave blocks in any order: what is in force is the value of the last one
+    that somebody is still in, and behind all of them what was set before.
+    """
+
+    def __init__(self, get: Callable[[], _T], apply: Callable[[_T], None]) -> None:
+        self._get, self._apply = get, apply
+        self._before = get()
+        self._blocks: list[list[_T]] = []  # a cell each, told apart by identity
+
+    def set(self, value: _T) -> None:
+        with lock:
+            self._apply(value)
+            if self._blocks:
+                self._blocks[-1][0] = value
+
+    @contextmanager
+    def block(self, value: _T) -> Iterator[None]:
+        mine = [value]
+        with lock:
+            if not self._blocks:
+                self._before = self._get()
+            self._apply(value)
+            self._blocks.append(mine)
+        try:
+            yield
+        finally:
+            with lock:
+                self._blocks = [block for block in self._blocks if block is not mine]
+                self._apply(self._blocks[-1][0] if self._blocks else self._before)
+
+
+_threads = _Setting(_core.num_threads, _core.set_num_threads)
+_target = _Setting(_core.active_target, _core.select_target)
+
+
+def _check_threads(operation: str, n: Any) -> int:
+    number = whole_number(operation, "n", n, low=1)
+    if number > 1 << 16:
+        raise ValueError(f"{operation}: n is {number}, expected 1 .. {1 << 16}")
+    return number
 
 
 def set_num_threads(n: int) -> None:
@@ -64,18 +113,14 @@ def set_num_threads(n: int) -> None:
     1
     >>> bnfast.set_num_threads(before)
     """
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
-        raise TypeError(f"set_num_threads: n has type {type(n).__name__}, expected int")
-    if not 1 <= n <= 1 << 16:
-        raise ValueError(f"set_num_threads: n is {n}, expected 1 .. {1 << 16}")
-    _core.set_num_threads(int(n))
+    _threads.set(_check_threads("set_num_threads", n))
 
 
 def get_num_threads() -> int:
     """Return the number of threads that was set.
 
     The default is ``BNFAST_NUM_THREADS``, or else the CPUs that this process may use (affinity mask
-    and cgroup quota, not the host's count).
+    and cgroup quota, not the host's count), or as many of them as ``OMP_NUM_THREADS`` says.
 
     Examples
     --------
@@ -136,6 +181,9 @@ def get_cache_limit() -> int:
 def num_threads(n: int) -> Iterator[None]:
     """Context manager: :func:`set_num_threads` inside the block, the former number afterwards.
 
+    It holds for the whole process: among blocks that several threads are in at once, the number of
+    the one that was entered last does.
+
     Examples
     --------
     >>> import bnfast
@@ -143,12 +191,8 @@ def num_threads(n: int) -> Iterator[None]:
     ...     bnfast.get_num_threads()
     1
     """
-    before = get_num_threads()
-    set_num_threads(n)
-    try:
+    with _threads.block(_check_threads("num_threads", n)):
         yield
-    finally:
-        _core.set_num_threads(before)
 
 
 def targets() -> tuple[str, ...]:
@@ -195,12 +239,8 @@ def use_target(name: str) -> Iterator[None]:
     """
     if not isinstance(name, str):
         raise TypeError(f"use_target: name has type {type(name).__name__}, expected str")
-    before = active_target()
-    _core.select_target(name)
-    try:
+    with _target.block(name):
         yield
-    finally:
-        _core.select_target(before)
 
 
 def show_config() -> None:
