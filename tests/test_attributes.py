@@ -82,7 +82,7 @@ def test_a_derived_class_may_have_attributes():
         ("dropout", 1.5, ValueError, r"dropout is 1\.5, expected a number in \[0, 1\]"),
         ("eps_placement", None, ValueError, "eps_placement is None, expected one of 'var', 'std'"),
         ("training", "no", TypeError, "training is of type str, expected a bool"),
-        ("rng", 0.5, TypeError, "rng is of type float, expected an integer"),
+        ("rng", 0.5, TypeError, "rng is of type float, expected None, an int"),
         ("running", {}, TypeError, "running is of type dict, expected RunningStats or None"),
         ("running", bnfast.RunningStats(4), ValueError, "running has 4 channels, expected 3"),
         ("gamma", np.ones(4), ValueError, r"gamma has shape \(4,\), expected \(3,\)"),

@@ -95,6 +95,10 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
     (N, T, "axis is of type str, expected an integer", lambda a: a.norm(axis="1")),
     (N, T, "axis is of type NoneType, expected an integer", lambda a: a.norm(axis=None)),
     (N, T, "axis is of type tuple, expected an integer", lambda a: a.norm(axis=(0, 1))),
+    (N, T, "axis is of type bool, expected an integer", lambda a: a.norm(axis=True)),
+    (N, T, "axis is of type .*bool.*, expected an integer", lambda a: a.norm(axis=np.True_)),
+    (M, T, "axis is of type bool, expected an integer", lambda a: bnfast.moments(a.x, axis=True)),
+    (FRO, T, "axis is of type bool, expected an integer", lambda a: a.frozen(axis=True)),
     (M, V, "axis is 3, expected one of -3 .. 2", lambda a: bnfast.moments(a.x, axis=3)),
     (M, T, "axis is of type float, expected an integer", lambda a: bnfast.moments(a.x, axis=0.5)),
     (INF, V, "axis is 5, expected one of -3 .. 2", lambda a: a.infer(axis=5)),
@@ -106,6 +110,17 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
     (N, T, "eps has type str, expected float", lambda a: a.norm(eps="1e-5")),
     (N, T, "eps has type NoneType, expected float", lambda a: a.norm(eps=None)),
     (N, T, "eps has type complex, expected float", lambda a: a.norm(eps=1j)),
+    (N, T, "eps has type bool, expected float", lambda a: a.norm(eps=True)),
+    (N, T, "eps has type bool.*, expected float", lambda a: a.norm(eps=np.True_)),
+    (N, T, "eps has type ndarray, expected float", lambda a: a.norm(eps=np.array([1e-5]))),
+    (INF, T, "eps has type ndarray, expected float", lambda a: a.infer(eps=np.array(1j))),
+    (FRO, T, "activation_slope has type bool, expected float",
+     lambda a: a.frozen(activation_slope=False)),
+    (N, T, "dropout is of type bool, expected a number", lambda a: a.norm(dropout=False)),
+    (N, T, "dropout is of type ndarray, expected a number", lambda a: a.norm(dropout=np.zeros(2))),
+    (N, T, "offset is of type bool, expected an integer", lambda a: a.norm(offset=False)),
+    (N, T, "seed is of type RandomState, expected None, an int .* or a numpy.random.Generator",
+     lambda a: a.norm(dropout=0.5, seed=np.random.RandomState(0))),
     (N, V, "eps is beyond float64, expected a finite number", lambda a: a.norm(eps=10**400)),
     (INF, V, "eps is -1, expected a finite number", lambda a: a.infer(eps=-1)),
     (INF, T, "eps has type list, expected float", lambda a: a.infer(eps=[1.0])),
@@ -127,6 +142,10 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
      lambda a: a.norm(eps_placement="outside")),
     (INF, V, "eps_placement is None, expected one of", lambda a: a.infer(eps_placement=None)),
     # gamma, beta, mean, var
+    (N, T, "gamma has type float, expected a NumPy array of float32 or float64",
+     lambda a: a.norm(None, 2.0)),
+    (N, T, "beta has type list, expected a NumPy array of float32 or float64",
+     lambda a: a.norm(None, None, [1.0, 1.0, 1.0])),
     (N, V, r"gamma has shape \(4,\), expected \(3,\) to match axis 1 of x with shape \(4, 3, 5\)",
      lambda a: a.norm(None, np.ones(4))),
     (N, V, r"beta has shape \(1,\), expected \(3,\) to match axis 1",
@@ -237,6 +256,11 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
      lambda a: a.norm(dropout=0.5, seed=1, out=a.x)),
     (N, V, "gamma is 0 in channel 2, expected at least .* in magnitude where out is x",
      lambda a: a.norm(None, np.array([1.0, 1.0, 0.0]), out=a.x)),
+    # stats
+    (N, V, "stats counts no element in channel 0, expected at least one in each, as x has 20",
+     lambda a: a.norm(stats=bnfast.Moments.empty(3))),
+    (N, V, "stats counts no element in channel 1, expected at least one",
+     lambda a: a.norm(stats=bnfast.Moments([9, 0, 9], [0.0] * 3, [1.0] * 3))),
     # backward
     (B, T, "ctx has type NoneType, expected BatchNormContext",
      lambda a: bnfast.batch_norm_backward(a.x, None)),
@@ -272,7 +296,8 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
     (THREADS, V, "n is .*, expected 1", lambda a: bnfast.set_num_threads(10**30)),
     (THREADS, T, "n is of type float, expected an integer", lambda a: bnfast.set_num_threads(2.0)),
     (THREADS, T, "n is of type str, expected an integer", lambda a: bnfast.set_num_threads("2")),
-    ("num_threads", T, "n is of type bool, expected an integer", lambda a: bnfast.num_threads(True).__enter__()),
+    ("num_threads", T, "n is of type bool, expected an integer",
+     lambda a: bnfast.num_threads(True).__enter__()),
     (TARGET, V, "name is 'sparc', expected one of '",
      lambda a: bnfast.use_target("sparc").__enter__()),
     (TARGET, T, "name has type int, expected str", lambda a: bnfast.use_target(1).__enter__()),
@@ -327,6 +352,27 @@ def test_an_output_that_overlaps_itself_is_refused():
     with pytest.raises(ValueError, match=r"^batch_norm: out .*, expected"):
         bnfast.batch_norm(np.arange(12, dtype=np.float32).reshape(4, 3), out=out)
     assert (memory == SENTINEL).all()
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int8, BFLOAT16.type])
+def test_numbers_of_any_kind_are_taken(kind):
+    """As scalars and as arrays without dimensions."""
+    x = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    want = bnfast.batch_norm(x, eps=1.0, activation="leaky_relu", activation_slope=1.0)[0]
+    for one in (kind(1), np.array(1, kind)):
+        got = bnfast.batch_norm(x, eps=one, activation="leaky_relu", activation_slope=one)[0]
+        np.testing.assert_array_equal(got, want)
+        assert not bnfast.dropout(x, one)[0].any()
+    axis = np.array(1)
+    np.testing.assert_array_equal(bnfast.batch_norm(x, axis=axis)[0], bnfast.batch_norm(x)[0])
+
+
+def test_statistics_of_nothing_are_those_of_an_empty_batch():
+    none = bnfast.Moments.empty(3)
+    assert bnfast.batch_norm(np.ones((0, 3)), stats=none)[0].shape == (0, 3)
+    x = np.ones((2, 3))
+    y = bnfast.batch_norm(x, stats=none, where=np.zeros(2, bool))[0]
+    np.testing.assert_array_equal(y, np.zeros((2, 3)))
 
 
 def test_the_table_is_long_enough():

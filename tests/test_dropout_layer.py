@@ -125,7 +125,7 @@ def test_backward_needs_a_forward_and_its_shape():
         ({"broadcast_axes": 1}, TypeError, "Dropout: broadcast_axes is 1, expected a tuple of int"),
         ({"rng": -1}, ValueError, "Dropout: rng is -1, expected at least 0"),
         ({"rng": 2**64}, ValueError, r"Dropout: rng is \d*, expected less than 2\*\*64"),
-        ({"rng": 0.0}, TypeError, "Dropout: rng is of type float, expected an integer"),
+        ({"rng": 0.0}, TypeError, "Dropout: rng is of type float, expected None, an int"),
     ],
 )
 def test_bad_arguments(arguments, error, message):
@@ -302,7 +302,7 @@ def test_seeds_of_the_fused_call():
         ({"dropout": None}, TypeError, "dropout is of type NoneType, expected a number"),
         ({"seed": -1}, ValueError, "seed is -1, expected at least 0"),
         ({"seed": 2**64}, ValueError, r"seed is \d*, expected less than 2\*\*64"),
-        ({"seed": 0.5}, TypeError, "seed is of type float, expected an integer"),
+        ({"seed": 0.5}, TypeError, "seed is of type float, expected None, an int"),
         ({"offset": 2**63}, ValueError, r"offset is \d*, expected less than 2\*\*63"),
         ({"offset": "0"}, TypeError, "offset is of type str, expected an integer"),
     ],

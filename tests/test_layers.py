@@ -217,7 +217,7 @@ def test_where_in_evaluation_leaves_arguments_alone():
         ({"dtype": np.float16}, TypeError, "BatchNorm: dtype is .*, expected float32 or float64"),
         ({"rng": -1}, ValueError, "BatchNorm: rng is -1, expected at least 0"),
         ({"rng": 2**64}, ValueError, r"BatchNorm: rng is \d*, expected less than 2\*\*64"),
-        ({"rng": "0"}, TypeError, "BatchNorm: rng is of type str, expected an integer"),
+        ({"rng": "0"}, TypeError, "BatchNorm: rng is of type str, expected None, an int"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

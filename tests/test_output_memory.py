@@ -128,3 +128,19 @@ def test_environment(text, good):
         assert run.stdout.strip() == text
     else:
         assert run.returncode != 0 and "BNFAST_CACHE_BYTES is" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: bnfast.batch_norm(x), r"batch_norm: \d+ bytes for a result could not be"),
+        (lambda x: bnfast.dropout(x), r"dropout: \d+ bytes for a result could not be"),
+        (lambda x: bnfast.moments(x), "moments: memory to work with could not be allocated"),
+        (lambda x: bnfast.dropout_mask(x.shape, 0.5, seed=1), "Unable to allocate"),
+    ],
+    ids=["batch_norm", "dropout", "moments", "dropout_mask"],
+)
+def test_what_does_not_fit_in_memory_is_said(call, message):
+    x = np.broadcast_to(np.float32(1), (2**46, 1))
+    with pytest.raises(MemoryError, match=message):
+        call(x)

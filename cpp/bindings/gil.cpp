@@ -1,12 +1,13 @@
 // What a thread does that finds Python ending.
 #include "gil.h"
 
-#include <unistd.h>
+#include <chrono>
+#include <thread>
 
 namespace bnfast::bindings {
 
 void wait_for_the_end() noexcept {
-    while (true) pause();
+    while (true) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
 }  // namespace bnfast::bindings

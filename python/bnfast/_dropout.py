@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,14 +80,16 @@ def check_axes(operation: str, axes: Any) -> tuple[int, ...]:
     """Return axes as a tuple of ints that a C int holds; the core knows which of them x has."""
     if type(axes) is tuple and not axes:
         return ()
+    lowest = -(2**31)
     try:
-        numbers = tuple(operator.index(axis) for axis in axes)
-        unfit = any(isinstance(axis, bool) for axis in axes)
+        axes = tuple(axes)
+        numbers = tuple(
+            whole_number(operation, "broadcast_axes", axis, low=-(2**63)) for axis in axes
+        )
     except TypeError:
-        numbers, unfit = (), True
-    if unfit:
-        raise TypeError(f"{operation}: broadcast_axes is {axes!r}, expected a tuple of int")
-    if any(not -(2**31) <= number < 2**31 for number in numbers):
+        got = f"{operation}: broadcast_axes is {axes!r}"
+        raise TypeError(f"{got}, expected a tuple of int") from None
+    if any(not lowest <= number < -lowest for number in numbers):
         raise ValueError(f"{operation}: broadcast_axes is {numbers}, expected axes of x")
     return numbers
 

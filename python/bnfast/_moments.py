@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import numpy as np
 
 # named twice: what other modules still import from here
-from bnfast._checks import is_real as is_real
-from bnfast._checks import one_of as one_of
-from bnfast._checks import per_channel, refuse_negative, whole_numbers
-from bnfast._checks import real_number as real_number
-from bnfast._checks import whole_number as whole_number
+from bnfast._checks import (
+    per_channel,
+    real_number,
+    refuse_negative,
+    whole_number,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
