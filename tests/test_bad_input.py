@@ -274,6 +274,8 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
      lambda a: a.back(ctx=a.context(stats=foreign))),
     (B, T, "sums has type Moments, expected GradientSums", lambda a: a.back(sums=foreign)),
     (B, V, "sums has 2 channels, expected 3", lambda a: a.back(sums=no_sums)),
+    (B, V, "sums counts no element in channel 0, expected at least one in each, as x has 20",
+     lambda a: a.back(sums=bnfast.GradientSums.empty(3))),
     (B, V, r"out has shape \(4, 3, 6\), expected \(4, 3, 5\)", lambda a: a.back(out=other.copy())),
     (B, T, "out has dtype float16, expected float32", lambda a: a.back(out=a.x.astype(np.float16))),
     (B, V, "out is read-only, expected a writeable", lambda a: a.back(out=read_only(a.out))),

@@ -139,11 +139,12 @@ def test_both_ends_of_float64():
 @pytest.mark.parametrize("scale", [1e-200, 1e160, 1e303])
 def test_in_place(scale):
     x, dy = data((7, 6, 50), 1, scale)
-    want = bnfast.batch_norm_backward(dy, bnfast.batch_norm(x, eps=0.0)[1]).dx
-    y, ctx = bnfast.batch_norm(x, eps=0.0, out=x)
+    one, zero = np.ones(6), np.zeros(6)
+    want = wide_batch_norm(x, dy, 1, 0.0, "var", one, zero)[1]
+    y, ctx = bnfast.batch_norm(x, one, zero, eps=0.0, out=x)
     assert y is x
-    got = bnfast.batch_norm_backward(dy, ctx).dx
-    assert_close(got, want.astype(Wide), 8 * ctx.invstd[:, None], 1e-12)
+    got = flat(bnfast.batch_norm_backward(dy, ctx).dx, 1)
+    assert_close(got, want, 8 * ctx.invstd[:, None], 1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-120, 1e150, 1e160, 1e303])
@@ -153,6 +154,7 @@ def test_dropout_measures_in_another_order(scale):
     x = np.moveaxis(x, -1, 1)
     y, ctx = bnfast.batch_norm(x, eps=0.0, dropout=0.5, seed=1)
     plain, plain_ctx = bnfast.batch_norm(x, eps=0.0)
+    assert np.all(plain.std((0, 2)) > 0.999)
     assert np.array_equal(y, np.where(y == 0, 0, 2 * plain))
     assert ctx.moments == plain_ctx.moments and np.array_equal(ctx.invstd, plain_ctx.invstd)
 
@@ -171,15 +173,6 @@ def test_given_moments_give_the_same_bits(scale):
         want.dx.astype(Wide),
         8 * ctx.invstd[:, None],
     )
-
-
-def test_sums_that_overflow_where_m2_does_not():
-    """The sum of squares about the first element is beyond float64, that about the mean is not."""
-    x = np.full((4000, 1), 1e152)
-    x[0] = -1e152
-    check(x, np.random.default_rng(0).standard_normal(x.shape), 1)
-    m = bnfast.moments(x)
-    assert np.isfinite(m.m2).all()
 
 
 def test_moments_of_extremes_have_their_mean():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bnfast._dropout import Seed
 
 Array = NDArray[Any]
+_NO_DROPOUT, _FIRST_STREAM = 0.0, 0
 
 
 class BatchNormGrads(NamedTuple):
@@ -44,9 +45,9 @@ def batch_norm(
     residual: Array | None = None,
     activation: str | None = None,
     activation_slope: float = 0.01,
-    dropout: float = 0.0,
+    dropout: float = _NO_DROPOUT,
     seed: Seed = None,
-    offset: int = 0,
+    offset: int = _FIRST_STREAM,
     where: NDArray[np.bool_] | None = None,
     stats: Moments | None = None,
     eps_placement: str = "var",
@@ -131,14 +132,8 @@ def batch_norm(
         act, placement = ACTIVATIONS[activation], EPS_PLACEMENTS[eps_placement]
     except (KeyError, TypeError):
         refuse_choice("batch_norm", activation, eps_placement)
-    # at once where nothing is dropped: a batch norm of few elements takes 2 us
-    if (
-        type(dropout) is float
-        and dropout == 0
-        and seed is None
-        and type(offset) is int
-        and not offset
-    ):
+    # at once where these are the defaults themselves: a batch norm of few elements takes 2 us
+    if dropout is _NO_DROPOUT and offset is _FIRST_STREAM and seed is None:
         seed = 0
     else:
         dropout = check_rate("batch_norm", "dropout", dropout)

@@ -162,11 +162,11 @@ void normalise_with(const char* operation, const BatchNormInputs& inputs, const 
 }
 
 // Statistics of nothing are no statistics of a batch that takes part with `own` elements a channel.
-void check_counts(const Moments& stats, double own) {
-    const auto none = std::find(stats.count.begin(), stats.count.end(), 0.0);
-    if (own == 0 || none == stats.count.end()) return;
-    fail("batch_norm", "stats counts no element in channel " + std::to_string(none - stats.count.begin()) +
-                           ", expected at least one in each, as x has " + api::number_text(own));
+void check_counts(const char* operation, const char* name, const std::vector<double>& counts, double own) {
+    const auto none = std::find(counts.begin(), counts.end(), 0.0);
+    if (own == 0 || none == counts.end()) return;
+    fail(operation, std::string(name) + " counts no element in channel " + std::to_string(none - counts.begin()) +
+                        ", expected at least one in each, as x has " + api::number_text(own));
 }
 
 void check_backward(const char* operation, const BatchNormInputs& inputs, const TensorView& dy) {
@@ -212,8 +212,6 @@ void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, 
     call.read(&cpu::Problem::residual, inputs.residual);
     call.write(&cpu::Problem::y, y);
     const cpu::ChannelStatistics statistics = statistics_of(saved);
-    const double own = stats != nullptr ? cpu::count_taking_part(call.problem) : 0.0;
-    if (stats != nullptr) check_counts(*stats, own);
     if (stats == nullptr && measured_apart) {
         BatchNormOptions measuring = options;
         measuring.dropout = 0.0;
@@ -222,6 +220,8 @@ void batch_norm(const BatchNormInputs& inputs, const BatchNormOptions& options, 
     } else if (stats == nullptr) {
         cpu::forward(call.problem, statistics);
     } else {
+        const double own = cpu::count_taking_part(call.problem);
+        check_counts("batch_norm", "stats", stats->count, own);
         std::copy(stats->count.begin(), stats->count.end(), saved.count());
         std::copy(stats->mean.begin(), stats->mean.end(), saved.mean());
         std::copy(stats->mean_low.begin(), stats->mean_low.end(), saved.mean_low());
@@ -287,7 +287,10 @@ void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, Ba
     call.write(&cpu::Problem::dx, dx);
     call.write(&cpu::Problem::dresidual, dresidual);
     cpu::TotalSums sums{};
-    if (total != nullptr) sums = {total->count.data(), total->sum_dy.data(), total->sum_dy_xmu.data()};
+    if (total != nullptr) {
+        check_counts(operation, "sums", total->count, cpu::count_taking_part(call.problem));
+        sums = {total->count.data(), total->sum_dy.data(), total->sum_dy_xmu.data()};
+    }
     cpu::backward(call.problem, statistics_of(saved), saved.frozen, total != nullptr ? &sums : nullptr, dgamma, dbeta);
     call.finish();
 }

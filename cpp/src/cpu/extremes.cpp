@@ -84,13 +84,7 @@ void measure_again(const Problem& problem, std::int64_t channel, const ChannelSt
     if (too_large(s.m2[channel])) {
         s.mean[channel] = std::scalbn(mean, exponent);
         s.mean_low[channel] = std::scalbn(mean_low, exponent);
-        s.m2[channel] = std::scalbn(m2, 2 * exponent);
-        if (s.invstd != nullptr && !too_large(s.m2[channel])) {
-            // As from moments that the caller gives.
-            active_target().invstd(s.m2 + channel, s.count + channel, problem.eps, problem.eps_placement, 1,
-                                   s.invstd + channel);
-            return;
-        }
+        s.m2[channel] = std::scalbn(m2, 2 * exponent);  // inf, or a number that was only just not reached
     }
     if (s.invstd == nullptr) return;
     const double std = std::scalbn(std::sqrt(m2 / count), exponent);

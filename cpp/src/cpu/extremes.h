@@ -6,7 +6,7 @@
 namespace bnfast::cpu {
 
 // To be called when moments and, unless it is null, invstd have been computed from x. Measures such channels again,
-// times a power of two, and corrects what came out wrong: mean and invstd; m2, too, where it is a finite number.
+// times a power of two, and corrects what came out wrong: mean and invstd. m2 becomes what float64 can say of it.
 void measure_extremes(const Problem& problem, const ChannelStatistics& statistics);
 
 }  // namespace bnfast::cpu
