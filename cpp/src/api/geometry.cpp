@@ -87,18 +87,23 @@ namespace bnfast {
 void memory_order(const Strided& view, unsigned char* dims) {
     const auto distance = [&](int d) { return std::abs(view.strides[d]); };
     const auto lies_in_memory = [&](int d) { return view.shape[d] != 1 && view.strides[d] != 0; };
-    unsigned char* end = dims;
+    // Insertion: most views are in order, and in that of indices where two dimensions are as far.
+    int count = 0;
+    const auto insert = [&](int place, int d) {
+        for (int k = count++; k > place; --k) dims[k] = dims[k - 1];
+        dims[place] = static_cast<unsigned char>(d);
+    };
     for (int d = 0; d < view.ndim; ++d) {
-        if (lies_in_memory(d)) *end++ = static_cast<unsigned char>(d);
+        if (!lies_in_memory(d)) continue;
+        int place = count;
+        while (place > 0 && distance(dims[place - 1]) < distance(d)) --place;
+        insert(place, d);
     }
-    // In the order of indices where two are as far. (std::stable_sort would allocate.)
-    std::sort(dims, end, [&](int a, int b) { return distance(a) != distance(b) ? distance(a) > distance(b) : a < b; });
-    for (int d = 0; d < view.ndim; ++d) {
+    for (int d = 0; count < view.ndim; ++d) {
         if (lies_in_memory(d)) continue;
-        unsigned char* const place = std::find_if(dims, end, [d](int other) { return other > d; });
-        std::copy_backward(place, end, end + 1);
-        *place = static_cast<unsigned char>(d);
-        ++end;
+        int place = 0;
+        while (place < count && dims[place] < d) ++place;
+        insert(place, d);
     }
 }
 

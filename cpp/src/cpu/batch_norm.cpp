@@ -56,13 +56,14 @@ void gradient_coefficients(const Problem& problem, const ChannelStatistics& s, b
 // Multiplies numbers that stand for dz * (x - mean) * prescale by factor(c) / prescale.
 template <class Factor>
 void undo_prescale(const Problem& problem, const Coefficients& affine, double* values, Factor factor) {
-    const auto each = [&](const auto* prescale) {
-        for (std::int64_t c = 0; c < problem.geometry.channels; ++c) {
-            values[c] *= prescale == nullptr ? factor(c) : factor(c) / static_cast<double>(prescale[c]);
-        }
+    const auto each = [&](auto prescale) {
+        for (std::int64_t c = 0; c < problem.geometry.channels; ++c) values[c] *= factor(c) / prescale(c);
     };
-    problem.dtype == DType::kFloat64 ? each(static_cast<const double*>(affine.prescale))
-                                     : each(static_cast<const float*>(affine.prescale));
+    if (affine.prescale == nullptr) return each([](std::int64_t) { return 1.0; });
+    if (problem.dtype == DType::kFloat64) {
+        return each([p = static_cast<const double*>(affine.prescale)](std::int64_t c) { return p[c]; });
+    }
+    each([p = static_cast<const float*>(affine.prescale)](std::int64_t c) { return static_cast<double>(p[c]); });
 }
 
 // --- dropout ----------------------------------------------------------------------------------------------------

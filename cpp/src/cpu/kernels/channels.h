@@ -180,7 +180,7 @@ void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t chan
     for_each_channel(channels, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
         const Vec<double> invstd = lanes.load(in.invstd + c);
         const Vec<double> k = prescale == nullptr ? one : as_double(lanes.load(prescale + c));
-        const Vec<double> prescaled = invstd / k;  // of x * k
+        const Vec<double> prescaled = prescale == nullptr ? invstd : invstd / k;  // of x * k
         Vec<double> square = prescaled * prescaled;
         if (in.placement == EpsPlacement::kStd) {
             // Differentiating sqrt(var) + eps in place of sqrt(var + eps) replaces invstd^2 by invstd / sqrt(var);
