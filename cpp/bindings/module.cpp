@@ -11,7 +11,7 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
 
 // What Python calls. pybind11's own start waits for ever for the GIL of the main interpreter in any other one (before
 // 3.12, or where they share a GIL), and NumPy supports no other one either.
-extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {  // NOLINT(bugprone-reserved-identifier): Python's name
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_ImportError, "bnfast: imported in a sub-interpreter, expected the main interpreter");
         return nullptr;

@@ -85,7 +85,7 @@ class Trial {
 
   private:
     void wait() {
-        const std::lock_guard<std::mutex> after(living_);
+        const std::scoped_lock after(living_);
         ids_[next_++] = syscall(SYS_gettid);
     }
     std::mutex living_;      // held while the threads are to live
