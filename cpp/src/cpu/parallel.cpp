@@ -38,7 +38,7 @@ std::atomic<int>& thread_count() {
 }
 
 // When the library is loaded, before the program can bind the thread that makes the first call.
-[[maybe_unused]] const int counted_at_start = []() noexcept { return num_threads(); }();
+[[gnu::constructor]] void count_at_start() { thread_count(); }
 
 // A child of fork has libgomp's bookkeeping but not its threads, and would wait for them for ever.
 std::atomic<bool> forked{false};
