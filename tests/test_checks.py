@@ -101,7 +101,7 @@ def test_masked_arrays_are_refused(operation, argument):
         operation(masked)
 
 
-@pytest.mark.parametrize("dtype", ["banana", object(), np.float16, ">f4", None, {"a": 1}, 3, "f4,"])
+@pytest.mark.parametrize("dtype", ["banana", object(), np.float16, ">f4", None, {"a": 1}, 3])
 def test_a_dtype_that_is_none(dtype):
     with pytest.raises(TypeError, match=r"^f: dtype is .*, expected float32 or float64$"):
         state_dtype("f", dtype)

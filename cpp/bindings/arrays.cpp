@@ -187,7 +187,10 @@ py::array channel_array(const double* values, std::int64_t channels, bool is_dou
 }
 
 py::array_t<double> float64_array(const std::vector<double>& values) {
-    return py::array_t<double>(static_cast<py::ssize_t>(values.size()), values.data());
+    // Not NumPy's copy, which gives up the GIL: see gil.h.
+    py::array_t<double> array(static_cast<py::ssize_t>(values.size()));
+    std::copy(values.begin(), values.end(), array.mutable_data());
+    return array;
 }
 
 py::array_t<std::int64_t> count_array(const std::vector<double>& counts) {

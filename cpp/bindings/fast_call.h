@@ -39,7 +39,8 @@ struct Argument<double> {
 template <>
 struct Argument<int> {
     static int from(PyObject* object) {
-        if (PyBool_Check(object)) throw TypeError("an argument is a bool, expected an integer");
+        // NumPy's bool has an index, too, or warns that it will not.
+        if (!PyLong_CheckExact(object) && !is_real(object)) throw TypeError("an argument is no integer");
         const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object));
         if (!index) throw py::error_already_set();
         int overflow = 0;
@@ -51,7 +52,7 @@ struct Argument<int> {
 template <>
 struct Argument<std::uint64_t> {
     static std::uint64_t from(PyObject* object) {
-        if (PyBool_Check(object)) throw TypeError("an argument is a bool, expected an integer");
+        if (!PyLong_CheckExact(object)) throw TypeError("an argument is no integer");
         const unsigned long long value = PyLong_AsUnsignedLongLong(object);
         if (value == ~0ULL && PyErr_Occurred()) throw py::error_already_set();
         return value;

@@ -32,10 +32,10 @@ def is_real(value: Any) -> bool:
 def whole_number(operation: str, argument: str, value: Any, *, low: int) -> int:
     """Return `value` as an int of at least `low`; bool and float are a TypeError."""
     try:
-        number = operator.index(value)
+        number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool):
+    if number is None:
         got = type(value).__name__
         raise TypeError(f"{operation}: {argument} is of type {got}, expected an integer")
     if number < low:
