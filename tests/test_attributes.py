@@ -188,3 +188,10 @@ def test_the_mean_and_var_of_a_population_are_read_only():
             getattr(running, name)[:] = 0
     running.reset()
     assert (running.mean.tolist(), running.var.tolist()) == ([0, 0], [1, 1])
+
+
+def test_attributes_cannot_be_deleted():
+    bn, drop = bnfast.BatchNorm(3), bnfast.Dropout()
+    for instance, name in ((bn, "gamma"), (bn, "eps"), (bn.running, "mean"), (drop, "rate")):
+        with pytest.raises(AttributeError, match=f"{name} cannot be deleted"):
+            delattr(instance, name)

@@ -15,7 +15,7 @@ import bnfast
 COPIES = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
-    **{f"pickle {p}": lambda c, p=p: pickle.loads(pickle.dumps(c, p)) for p in range(2, 6)},
+    **{f"pickle {p}": lambda c, p=p: pickle.loads(pickle.dumps(c, p)) for p in range(6)},
 }
 
 
@@ -63,9 +63,42 @@ def test_statistics_of_another_batch_still_need_its_sums():
 
 
 def test_a_state_that_does_not_fit_is_refused():
-    _, ctx = bnfast.batch_norm(np.ones((4, 3)))
+    x = np.ones((4, 3, 2))
+    _, ctx = bnfast.batch_norm(x, residual=x, where=np.ones((4, 2), bool))
     _, other = bnfast.batch_norm(np.ones((4, 2)))
     state, foreign = ctx.__getstate__(), other.__getstate__()
-    broken = type(ctx).__new__(type(ctx))
-    with pytest.raises(ValueError, match="BatchNormContext: the state"):
-        broken.__setstate__((*state[:3], foreign[3], *state[4:]))
+
+    def made(**changes):
+        again = type(ctx).__new__(type(ctx))
+        again.__setstate__(tuple(changes.get(f"at{i}", value) for i, value in enumerate(state)))
+        return again
+
+    bad_axis, bad_activation = ((9, *state[5][1:]), (*state[5][:3], 99, *state[5][4:]))
+    for changes in ({"at4": foreign[4]}, {"at5": bad_axis}, {"at5": bad_activation}):
+        with pytest.raises(ValueError, match="BatchNormContext: the state"):
+            made(**changes)
+    with pytest.raises(TypeError, match="BatchNormContext: x has dtype int64, expected"):
+        made(at0=state[0].astype(np.int64))
+    for changes in ({"at2": np.ones((4, 3))}, {"at3": np.ones((9, 9), bool)}):
+        with pytest.raises(ValueError, match=r"batch_norm_backward: (residual|where) has shape"):
+            bnfast.batch_norm_backward(x, made(**changes))
+
+
+def test_the_order_of_x_in_memory_is_kept():
+    """On which the bits of gradients depend; NumPy pickles C order."""
+    x = np.moveaxis(np.random.default_rng(0).standard_normal((16, 30, 30, 48)), -1, 1)
+    _, ctx = bnfast.batch_norm(x, activation="silu", residual=x)
+    dy = np.random.default_rng(1).standard_normal(x.shape)
+    other = pickle.loads(pickle.dumps(ctx))
+    got, want = bnfast.batch_norm_backward(dy, other), bnfast.batch_norm_backward(dy, ctx)
+    assert got.dx.strides == want.dx.strides
+    assert_same(got, want)
+
+
+def test_a_context_without_its_state_is_refused():
+    empty = bnfast.BatchNormContext.__new__(bnfast.BatchNormContext)
+    with pytest.raises(TypeError):
+        bnfast.batch_norm_backward(np.ones((4, 3)), empty)
+    for name in ("moments", "mean", "var", "invstd", "seed", "offset"):
+        with pytest.raises(TypeError):
+            getattr(empty, name)

@@ -48,7 +48,7 @@ BAD_MASK = [
         TypeError,
         r"seed is of type str, expected None, an int .* or a numpy.random.Generator",
     ),
-    ({"seed": False}, TypeError, "seed is of type bool, expected an integer"),
+    ({"seed": False}, TypeError, "seed is of type bool, expected None, an int"),
     ({"offset": -1}, ValueError, "offset is -1, expected at least 0"),
     ({"offset": 2**63}, ValueError, r"offset is 9223372036854775808, expected less than 2\*\*63"),
     ({"offset": 0.0}, TypeError, "offset is of type float, expected an integer"),

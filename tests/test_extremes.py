@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from cases import Wide
+from programs import python
 
 import bnfast
 
@@ -128,6 +131,48 @@ def test_where(scale, layout):
     one[axis] = 1
     where = np.random.default_rng(1).random(one) < 0.7
     check(np.where(where, x, np.nan), dy, axis, where=where)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-160, 1.0, 1e160, 1e200, 1e300])
+@pytest.mark.parametrize("gamma", [1e-300, 1e-200, 1e-20, 1e20, 1e160, 1e200, 1e290])
+def test_any_gamma(scale, gamma):
+    """The product of gamma and 1 / deviation is beyond float64 where y is an ordinary number."""
+    if abs(np.log10(gamma) - np.log10(scale)) > 460:
+        pytest.skip("not even times 2**512 is it a number")
+    x, dy = data((7, 6, 50), 1, scale)
+    y, ctx = bnfast.batch_norm(x, np.full(6, gamma), np.full(6, gamma), eps=0.0)
+    want = wide_batch_norm(x, dy, 1, 0.0, "var", np.full(6, gamma), np.full(6, gamma))[0]
+    assert_close(flat(y, 1), want, 8 * gamma)
+    frozen = bnfast.batch_norm_frozen(x, ctx.mean, ctx.var, np.full(6, gamma), eps=0.0)[0]
+    assert not np.isnan(frozen).any()
+
+
+@pytest.mark.parametrize("eps", [1e-320, 1e-300, 1e-200])
+def test_a_constant_channel_of_extreme_gamma_gives_beta(eps):
+    x, gamma, beta = np.full((4, 1), 3.0), np.full(1, 1e250), np.full(1, 5.0)
+    assert np.all(bnfast.batch_norm(x, gamma, beta, eps=eps)[0] == 5)
+    y = bnfast.batch_norm_inference(x, np.full(1, 3.0), np.zeros(1), gamma, beta, eps=eps)
+    assert np.all(y == 5)
+
+
+NO_MEMORY = """
+import resource, sys
+import numpy as np
+import bnfast
+x = np.random.default_rng(0).standard_normal((2, 3, 1_500_000)) * 1e160
+out = np.empty_like(x)
+bnfast.batch_norm(np.ones((200, 3, 1000)), out=np.empty((200, 3, 1000)))  # the threads are there
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (8 << 20),) * 2)
+y, ctx = bnfast.batch_norm(x, out=out)
+assert abs(y[0, 0, :1000].std() - 1) < 0.1
+"""
+
+
+@pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="its shadow has no limit")
+def test_little_memory_is_enough():
+    done = python("-c", NO_MEMORY, BNFAST_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
 
 
 def test_both_ends_of_float64():

@@ -337,3 +337,20 @@ def test_empty_errors():
         Moments.empty(-1)
     with pytest.raises(TypeError, match=r"GradientSums\.empty: channels is of type float"):
         GradientSums.empty(1.0)
+
+
+def test_a_mean_between_the_ends_of_float64_is_found():
+    most = np.finfo(np.float64).max
+    low, high = (
+        Moments([1, 3], [-most, most], [0, 0]),
+        Moments([1] * 2, [most] * 2, [0] * 2),
+    )
+    both = low + high
+    assert both.mean[0] == 0 and both.m2[0] == np.inf
+    assert both.mean[1] == most and both.m2[1] == 0
+
+
+def test_a_count_beyond_int64_is_refused():
+    many = Moments([2**62], [0.0], [0.0])
+    with pytest.raises(ValueError, match=r"Moments.merge: a count is beyond int64"):
+        many + many

@@ -357,3 +357,11 @@ def test_a_state_without_a_count_of_batches():
             TypeError, match=r"^RunningStats\.load_state_dict: state is of type \w+"
         ):
             running.load_state_dict(state)
+
+
+def test_population_leaves_out_what_float64_cannot_hold():
+    running = RunningStats(1, mode="population", dtype="f8")
+    for value in (-1.7e308, 1.7e308, -1.7e308):
+        running.update(Moments([4], [value], [0.0]))
+    assert running.mean[0] == -1.7e308 and running.var[0] == 0
+    assert running.num_batches_tracked == 3

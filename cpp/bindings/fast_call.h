@@ -87,6 +87,9 @@ struct Argument<T&> {
     static T& from(PyObject* object) {
         py::detail::make_caster<T> caster;
         if (!caster.load(object, false)) throw TypeError("an argument is of another class");
+        // pybind11 hands out memory without an object where __new__ was called, but neither __init__ nor __setstate__.
+        const auto holder = reinterpret_cast<py::detail::instance*>(object)->get_value_and_holder();
+        if (!holder.holder_constructed()) throw TypeError("an argument was made without its state");
         return py::detail::cast_op<T&>(caster);
     }
 };

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "arrays.h"
+#include "bnfast/layout.h"
 #include "fast_call.h"
 #include "gil.h"
 #include "register.h"
@@ -17,6 +18,8 @@ struct BatchNormContext {
     py::object where = py::none();
     BatchNormSaved saved;
 };
+
+constexpr const char* kContext = "BatchNormContext";
 
 // The arrays of BatchNormSaved, which lie one after the other from count() on.
 constexpr std::int64_t kSavedRows = 7;
@@ -100,19 +103,41 @@ py::object context_moments(BatchNormContext& c) {
                            saved_row(c, c.saved.mean_low()), saved_row(c, c.saved.m2())});
 }
 
-py::array context_var(BatchNormContext& c) {
+py::object context_mean(BatchNormContext& c) { return channel_array(c.saved.mean(), c.saved.channels, is_double(c)); }
+py::object context_invstd(BatchNormContext& c) {
+    return channel_array(c.saved.invstd(), c.saved.channels, is_double(c));
+}
+py::object context_seed(BatchNormContext& c) { return py::int_(c.saved.options.seed); }
+py::object context_offset(BatchNormContext& c) { return py::int_(c.saved.options.offset); }
+
+py::object context_var(BatchNormContext& c) {
     std::vector<double> var = saved_row(c, c.saved.m2());
     for (std::size_t i = 0; i < var.size(); ++i) var[i] /= c.saved.count()[i];
     return channel_array(var.data(), c.saved.channels, is_double(c));
+}
+
+// A property, of an object that was made as one should be.
+template <py::object (*kGet)(BatchNormContext&)>
+py::object of_context(const py::object& self) {
+    return kGet(Argument<BatchNormContext&>::from(self.ptr()));
 }
 
 // Everything but the arrays, as numbers that any Python can read again.
 py::tuple context_state(BatchNormContext& c) {
     const BatchNormSaved& s = c.saved;
     const BatchNormOptions& o = s.options;
+    // NumPy pickles C order, but the bits of gradients follow x's order in memory: x is turned so that both are one.
+    const TensorView view = view_of(kContext, "x", c.x);
+    unsigned char dims[kMaxDims];
+    memory_order(view, dims);
+    py::tuple order(static_cast<std::size_t>(view.ndim)), back(static_cast<std::size_t>(view.ndim));
+    for (int k = 0; k < view.ndim; ++k) {
+        order[static_cast<std::size_t>(k)] = static_cast<int>(dims[k]);
+        back[dims[k]] = k;
+    }
     py::array_t<double> values({kSavedRows, s.channels});
     std::copy_n(c.saved.count(), kSavedRows * s.channels, values.mutable_data());
-    return py::make_tuple(c.x, c.residual, c.where, values,
+    return py::make_tuple(c.x.attr("transpose")(order), back, c.residual, c.where, values,
                           py::make_tuple(o.axis, o.eps, static_cast<int>(o.eps_placement),
                                          static_cast<int>(o.activation), o.activation_slope, o.dropout, o.seed,
                                          o.offset),
@@ -121,11 +146,11 @@ py::tuple context_state(BatchNormContext& c) {
 
 std::unique_ptr<BatchNormContext> context_from_state(const py::tuple& state) {
     auto context = std::make_unique<BatchNormContext>();
-    context->x = py::cast<py::array>(state[0]);
-    context->residual = state[1];
-    context->where = state[2];
-    const auto values = py::cast<py::array_t<double, py::array::c_style>>(state[3]);
-    const auto options = py::cast<py::tuple>(state[4]), traits = py::cast<py::tuple>(state[5]);
+    context->x = py::cast<py::array>(state[0].attr("transpose")(state[1]));
+    context->residual = state[2];
+    context->where = state[3];
+    const auto values = py::cast<py::array_t<double, py::array::c_style>>(state[4]);
+    const auto options = py::cast<py::tuple>(state[5]), traits = py::cast<py::tuple>(state[6]);
     BatchNormSaved& s = context->saved;
     s.options = options_of(py::cast<int>(options[0]), py::cast<double>(options[1]), py::cast<int>(options[2]),
                            py::cast<int>(options[3]), py::cast<double>(options[4]));
@@ -137,7 +162,12 @@ std::unique_ptr<BatchNormContext> context_from_state(const py::tuple& state) {
     s.has_beta = py::cast<bool>(traits[2]);
     s.in_place = py::cast<bool>(traits[3]);
     s.foreign_stats = py::cast<bool>(traits[4]);
-    const std::int64_t channels = context->x.shape(s.options.axis);
+    inputs_of(kContext, *context);  // their kinds; backward checks the shapes
+    const int axis = s.options.axis, activation = static_cast<int>(s.options.activation);
+    if (axis < 0 || axis >= context->x.ndim() || activation < 0 || activation > static_cast<int>(Activation::kElu)) {
+        throw ValueError("BatchNormContext: the state names an axis or an activation that there is not");
+    }
+    const std::int64_t channels = context->x.shape(axis);
     if (values.ndim() != 2 || values.shape(0) != kSavedRows || values.shape(1) != channels) {
         throw ValueError("BatchNormContext: the state has values of another shape than x asks for");
     }
@@ -287,19 +317,19 @@ py::object backward_entry(const py::object& dy, BatchNormContext& context, const
 void register_batch_norm(py::module_& m) {
     py::class_<BatchNormContext>(m, "BatchNormContext", "What batch_norm_backward needs of a forward call.")
         .def(py::pickle(&context_state, &context_from_state))
-        .def_property_readonly("moments", &context_moments, "The statistics that x was normalised with, as Moments.")
-        .def_property_readonly(
-            "mean", [](BatchNormContext& c) { return channel_array(c.saved.mean(), c.saved.channels, is_double(c)); },
-            "Mean of each channel.")
-        .def_property_readonly("var", &context_var, "Biased variance of each channel.")
-        .def_property_readonly(
-            "invstd",
-            [](BatchNormContext& c) { return channel_array(c.saved.invstd(), c.saved.channels, is_double(c)); },
-            "1 / sqrt(var + eps), or 1 / (sqrt(var) + eps).")
-        .def_property_readonly(
-            "seed", [](const BatchNormContext& c) { return c.saved.options.seed; }, "Seed of the dropout mask.")
-        .def_property_readonly(
-            "offset", [](const BatchNormContext& c) { return c.saved.options.offset; }, "Stream of the dropout mask.");
+        // Python's own for protocols 0 and 1 makes an instance of a base that pybind11 does not know.
+        .def("__reduce_ex__",
+             [](const py::object& self, const py::object&) {
+                 return py::make_tuple(py::module_::import("copyreg").attr("__newobj__"),
+                                       py::make_tuple(py::type::of(self)), self.attr("__getstate__")());
+             })
+        .def_property_readonly("moments", &of_context<&context_moments>,
+                               "The statistics that x was normalised with, as Moments.")
+        .def_property_readonly("mean", &of_context<&context_mean>, "Mean of each channel.")
+        .def_property_readonly("var", &of_context<&context_var>, "Biased variance of each channel.")
+        .def_property_readonly("invstd", &of_context<&context_invstd>, "1 / sqrt(var + eps), or 1 / (sqrt(var) + eps).")
+        .def_property_readonly("seed", &of_context<&context_seed>, "Seed of the dropout mask.")
+        .def_property_readonly("offset", &of_context<&context_offset>, "Stream of the dropout mask.");
     def_fast<&moments_entry>(m, "moments");
     def_fast<&batch_norm_entry>(m, "batch_norm");
     def_fast<&inference_entry>(m, "batch_norm_inference");

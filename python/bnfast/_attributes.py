@@ -33,6 +33,9 @@ class Fixed(Generic[T]):
     def __set__(self, instance: object, value: Any) -> None:
         raise self._refusal(instance, "cannot be set, make a new one")
 
+    def __delete__(self, instance: object) -> None:
+        raise self._refusal(instance, "cannot be deleted")
+
     def _read(self, instance: Any) -> Any:
         return getattr(instance, self._slot)
 

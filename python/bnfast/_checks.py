@@ -29,8 +29,10 @@ def is_real(value: Any) -> bool:
     return known and value.ndim == 0 and not isinstance(value, np.ma.MaskedArray)
 
 
-def whole_number(operation: str, argument: str, value: Any, *, low: int) -> int:
-    """Return `value` as an int of at least `low`; bool and float are a TypeError."""
+def whole_number(
+    operation: str, argument: str, value: Any, *, low: int, high: int | None = None
+) -> int:
+    """Return `value` as an int in [low, high]; bool and float are a TypeError."""
     try:
         number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
@@ -40,6 +42,8 @@ def whole_number(operation: str, argument: str, value: Any, *, low: int) -> int:
         raise TypeError(f"{operation}: {argument} is of type {got}, expected an integer")
     if number < low:
         raise ValueError(f"{operation}: {argument} is {number}, expected at least {low}")
+    if high is not None and number > high:
+        raise ValueError(f"{operation}: {argument} is {number}, expected at most {high}")
     return number
 
 
@@ -90,6 +94,8 @@ def refuse_masked(operation: str, argument: str, value: Any) -> None:
 def as_array(operation: str, argument: str, value: Any) -> NDArray[Any]:
     """Return `value` as an array; what NumPy cannot read (a tensor on a GPU) is a TypeError."""
     refuse_masked(operation, argument, value)
+    if hasattr(value, "detach"):  # NumPy reads no tensor that requires a gradient, as parameters do
+        value = value.detach()
     got = type(value).__name__
     refused = TypeError(f"{operation}: {argument} is of type {got}, expected an array")
     if value is None:  # of which NumPy makes an array of objects
@@ -118,10 +124,8 @@ def saved_values(
     operation: str, argument: str, value: Any, channels: int
 ) -> NDArray[np.float32] | NDArray[np.float64]:
     """Return `per_channel` of an entry of a state, which may also be 16-bit, or PyTorch's."""
-    if hasattr(value, "detach"):
-        value = value.detach()  # NumPy reads no tensor with a gradient, such as a Parameter,
-        if str(value.dtype) == "torch.bfloat16":  # nor one of this type
-            value = value.float()
+    if str(getattr(value, "dtype", None)) == "torch.bfloat16":
+        value = value.float()  # which NumPy does not read
     if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
         value = as_array(operation, argument, value)
         if value.dtype.name in ("float16", "bfloat16") and value.dtype.isnative:

@@ -108,7 +108,7 @@ def random_source(operation: str, rng: Any) -> int | np.random.Generator | None:
 
 
 def _seed_number(operation: str, argument: str, value: Any) -> int:
-    if not hasattr(value, "__index__"):
+    if not hasattr(value, "__index__") or isinstance(value, (bool, np.bool_)):
         got = f"{argument} is of type {type(value).__name__}"
         expected = "None, an int in [0, 2**64) or a numpy.random.Generator"
         raise TypeError(f"{operation}: {got}, expected {expected}")
@@ -307,7 +307,7 @@ def dropout_inference(
     name = "dropout_inference"
     rate = check_rate(name, "rate", rate)
     mode = one_of(name, "mode", mode, MODES)
-    return _core.scale(name, x, inference_factor(rate, mode), out)
+    return _core.scale(name, "x", x, inference_factor(rate, mode), out)
 
 
 def dropout_mask(

@@ -125,7 +125,7 @@ class Dropout(Layer):
 
         def differentiate(dy: NDArray[Any]) -> NDArray[Any]:
             check_shape_of_gradient("Dropout.backward", dy, shape)
-            return _core.scale("Dropout.backward", dy, factor, None)
+            return _core.scale("Dropout.backward", "dy", dy, factor, None)
 
         self._forward.keep(differentiate)
         return y

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnfast._affine import AffineLayer
 from bnfast._attributes import Fixed, OfRunning, Setting
-from bnfast._checks import one_of, real_number, whole_number
+from bnfast._checks import one_of, real_number, truth, whole_number
 from bnfast._choices import ACTIVATIONS, EPS_PLACEMENTS
 from bnfast._dropout import check_rate
 from bnfast._functional import (
@@ -166,6 +166,7 @@ class BatchNorm(AffineLayer):
         self.activation = activation
         self.dropout = dropout
         self.eps_placement = eps_placement
+        affine = truth(name, "affine", affine)
         self._make_parameters(self._num_features, affine, state_dtype(name, dtype))
         running = RunningStats(
             self._num_features,
@@ -174,7 +175,7 @@ class BatchNorm(AffineLayer):
             correction=check_correction(name, "correction", correction),
             dtype=self._dtype,
         )
-        self._running = running if track_running_stats else None
+        self._running = running if truth(name, "track_running_stats", track_running_stats) else None
 
     @property
     def running(self) -> RunningStats | None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 
-# named twice: what other modules still import from here
 from bnfast._checks import (
     per_channel,
     real_number,
@@ -100,6 +99,8 @@ class _ChannelStatistics(ABC):
             got = f"{len(other)} channels"
             raise ValueError(f"{name}.merge: other has {got}, expected {len(self)}")
         count = self.count + other.count
+        if np.any(count < 0):
+            raise ValueError(f"{name}.merge: a count is beyond int64, expected less than 2**63")
         # Infinities in the data make NaN here (inf - inf), as they should; squares may underflow.
         with np.errstate(all="ignore"):
             merged = self._combine(other, count)
@@ -276,7 +277,11 @@ class Moments(_ChannelStatistics):
         (mean, low), (less_mean, less_low) = np.where(swap, (b, a), (a, b))
         delta, lost = _two_sum(less_mean, -mean)
         delta = delta + (lost + (less_low - low))
-        step = delta * ((count - more) / count)
+        share = (count - more) / count
+        # A difference may be beyond float64 where the mean between is not.
+        rough = less_mean - mean
+        delta = np.where(np.isinf(rough), rough, delta)
+        step = np.where(np.isinf(rough), less_mean * share - mean * share, delta * share)
         mean, lost = _two_sum(mean, step)
         mean, low = _two_sum(mean, lost + low)
         low = np.where(np.isfinite(mean), low, 0.0)

@@ -241,6 +241,13 @@ class RunningStats:
         count = np.where(finite, moments.count, 0)
         taken = Moments._from_core(count, moments.mean, moments.m2, moments.mean_low)
         seen = self._population.merge(taken)
+        finite = np.isfinite(seen.mean) & np.isfinite(seen.m2)
+        if (
+            not finite.all()
+        ):  # what float64 cannot hold together with what was seen is left out, too
+            count = np.where(finite, count, 0)
+            taken = Moments._from_core(count, moments.mean, moments.m2, moments.mean_low)
+            seen = self._population.merge(taken)
         self._batch[:] = seen.mean, seen.var(self._correction)
         self._good[:] = seen.count > 0, seen.count > self._correction
         np.copyto(self._values, self._batch, casting="same_kind", where=self._good)
@@ -316,7 +323,7 @@ class RunningStats:
                 if array.size != 1:
                     got = f"{name} has shape {array.shape}"
                     raise ValueError(f"{operation}: {got}, expected ()")
-                given[key] = whole_number(operation, name, array.item(), low=0)
+                given[key] = whole_number(operation, name, array.item(), low=0, high=2**62)
             elif key in ("count", "missed"):
                 given[key] = whole_numbers(operation, name, value, self._num_features)
             else:

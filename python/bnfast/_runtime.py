@@ -95,7 +95,8 @@ def set_num_threads(n: int) -> None:
     ----------
     n : int
         At least 1. Threads beyond the CPUs that the process may use, or beyond what a call's size
-        repays, are not started. Results do not depend on it.
+        repays, are not started. Results do not depend on it. While a thread is in a block of
+        :func:`num_threads`, it holds until that block ends.
 
     Raises
     ------

@@ -169,8 +169,16 @@ void check_counts(const char* operation, const char* name, const std::vector<dou
                         ", expected at least one in each, as x has " + api::number_text(own));
 }
 
-void check_backward(const char* operation, const BatchNormInputs& inputs, const TensorView& dy) {
+void check_backward(const char* operation, const BatchNormInputs& inputs, const TensorView& dy,
+                    const BatchNormSaved& saved) {
+    const int axis = api::check_axis(operation, inputs.x, saved.options.axis);
+    if (inputs.x.shape[axis] != saved.channels) {
+        fail(operation, "x has shape " + api::shape_text(inputs.x) + ", expected " + std::to_string(saved.channels) +
+                            " channels on axis " + std::to_string(axis) + " as forward had");
+    }
     check_like(operation, "dy", dy, "x", inputs.x);
+    check_like(operation, "residual", inputs.residual, "x", inputs.x);
+    api::check_where(operation, inputs.where, inputs.x, axis);
 }
 
 }  // namespace
@@ -246,7 +254,7 @@ void batch_norm_frozen(const BatchNormInputs& inputs, const TensorView& mean, co
 
 GradientSums batch_norm_backward_sums(const BatchNormInputs& inputs, const TensorView& dy, BatchNormSaved& saved) {
     const cpu::StandardArithmetic arithmetic;
-    check_backward("batch_norm_backward_sums", inputs, dy);
+    check_backward("batch_norm_backward_sums", inputs, dy, saved);
     Call call(inputs, saved.options, saved.options.axis, Sums::kTaken);
     call.problem.from_output = saved.in_place;
     call.read(&cpu::Problem::residual, inputs.residual);
@@ -263,7 +271,7 @@ void batch_norm_backward(const BatchNormInputs& inputs, const TensorView& dy, Ba
                          double* dbeta) {
     const char* const operation = "batch_norm_backward";
     const cpu::StandardArithmetic arithmetic;
-    check_backward(operation, inputs, dy);
+    check_backward(operation, inputs, dy, saved);
     check_like(operation, "out", dx, "dy", inputs.x);
     const api::Memory out = api::memory_of(dx);
     if (!api::same_memory(dx, dy)) check_disjoint(operation, out, "dy", dy);

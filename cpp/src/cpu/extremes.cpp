@@ -24,9 +24,9 @@ bool too_small(const Problem& problem, double m2, double count) {
     return problem.eps < hides && m2 < count * kSmallest;
 }
 
-// Calls f(x) for each element of a channel that takes part, and skip() for the others, in the order of memory.
-template <class F, class Skip>
-void for_each_element(const Problem& problem, std::int64_t channel, F f, Skip skip) {
+// Calls f(x) for each element of a channel that takes part, in the order of memory.
+template <class F>
+void for_each_element(const Problem& problem, std::int64_t channel, F f) {
     const Geometry& g = problem.geometry;
     const std::int64_t lines = g.rows ? 1 : g.outer, length = g.rows ? g.outer : g.inner;
     const std::int64_t stride = g.rows ? problem.x.outer_stride : 1;
@@ -34,11 +34,7 @@ void for_each_element(const Problem& problem, std::int64_t channel, F f, Skip sk
     for (std::int64_t line = 0; line < lines; ++line) {
         const std::uint8_t* const bits = problem.where.bits + (problem.where.bits ? line * problem.where.pitch : 0);
         for (std::int64_t i = 0; i < length; ++i) {
-            if (bits != nullptr && count_bits(bits, i, i + 1) == 0) {
-                skip();
-            } else {
-                f(x[line * problem.x.outer_stride + i * stride]);
-            }
+            if (bits == nullptr || count_bits(bits, i, i + 1) == 1) f(x[line * problem.x.outer_stride + i * stride]);
         }
     }
 }
@@ -47,17 +43,47 @@ void for_each_element(const Problem& problem, std::int64_t channel, F f, Skip sk
 bool exponent_of(const Problem& problem, std::int64_t channel, int& exponent) {
     bool finite = true, any = false;
     double first = 0.0, most = 0.0;
-    const auto look = [&](double x) {
+    for_each_element(problem, channel, [&](double x) {
         if (!any) first = x / 2;  // halves: the difference of large numbers of both signs is finite
         any = true;
         finite = finite && std::isfinite(x);
         most = std::max(most, std::fabs(x / 2 - first));
-    };
-    for_each_element(problem, channel, look, [] {});
+    });
     constexpr int kMost = 1022;  // 2^-exponent is a normal number
     if (finite && most > 0) exponent = std::clamp(std::ilogb(most) + 1, -kMost, kMost);
     return finite && most > 0;
 }
+
+// Moments of dense numbers, a piece at a time.
+class Pieces {
+  public:
+    void add(double x) {
+        piece_[size_++] = x;
+        if (size_ == kPiece) merge();
+    }
+    // (mean, mean_low, m2, count) of all.
+    ChannelStatistics finish() {
+        if (size_ > 0) merge();
+        return {counts_, mean_, mean_low_, m2_, nullptr, nullptr, nullptr};
+    }
+
+  private:
+    void merge() {
+        Problem problem;
+        problem.dtype = DType::kFloat64;
+        problem.geometry = {1, 1, size_};
+        problem.x = {piece_, size_, size_};
+        moments(problem, {counts_ + 1, mean_ + 1, mean_low_ + 1, m2_ + 1, nullptr, nullptr, nullptr});
+        active_target().merge_moments({mean_, mean_low_, m2_}, counts_, 2, 1, 1);
+        counts_[0] += counts_[1];
+        size_ = 0;
+    }
+    static constexpr std::int64_t kPiece = 1 << 15;
+    Scratch scratch_;
+    double* const piece_ = scratch_.take<double>(kPiece);
+    std::int64_t size_ = 0;
+    double counts_[2] = {}, mean_[2] = {}, mean_low_[2] = {}, m2_[2] = {};  // of what was merged, and of a piece
+};
 
 // sqrt(a^2 + b^2), where the squares need not be numbers.
 double hypotenuse(double a, double b) {
@@ -68,26 +94,17 @@ double hypotenuse(double a, double b) {
 void measure_again(const Problem& problem, std::int64_t channel, const ChannelStatistics& s) {
     int exponent = 0;
     if (!exponent_of(problem, channel, exponent)) return;
-    // The channel alone, as planes without gaps, of numbers about 1.
-    const Geometry& g = problem.geometry;
-    Scratch scratch;
-    double* const scaled = scratch.take<double>(problem.channel_elements());
-    double* next = scaled;
     const double factor = std::scalbn(1.0, -exponent);
-    for_each_element(problem, channel, [&](double x) { *next++ = x * factor; }, [&] { *next++ = 0.0; });
-    Problem alone = problem;
-    alone.geometry = g.rows ? Geometry{1, 1, g.outer} : Geometry{g.outer, 1, g.inner};
-    alone.x = {scaled, alone.geometry.inner, alone.geometry.inner};
-    double count = 0, mean = 0, mean_low = 0, m2 = 0;
-    moments(alone, {&count, &mean, &mean_low, &m2, nullptr, nullptr, nullptr});
-
+    Pieces pieces;
+    for_each_element(problem, channel, [&](double x) { pieces.add(x * factor); });
+    const ChannelStatistics scaled = pieces.finish();
     if (too_large(s.m2[channel])) {
-        s.mean[channel] = std::scalbn(mean, exponent);
-        s.mean_low[channel] = std::scalbn(mean_low, exponent);
-        s.m2[channel] = std::scalbn(m2, 2 * exponent);  // inf, or a number that was only just not reached
+        s.mean[channel] = std::scalbn(*scaled.mean, exponent);
+        s.mean_low[channel] = std::scalbn(*scaled.mean_low, exponent);
+        s.m2[channel] = std::scalbn(*scaled.m2, 2 * exponent);  // inf, or a number that was only just not reached
     }
     if (s.invstd == nullptr) return;
-    const double std = std::scalbn(std::sqrt(m2 / count), exponent);
+    const double std = std::scalbn(std::sqrt(*scaled.m2 / *scaled.count), exponent);
     const double divisor =
         problem.eps_placement == EpsPlacement::kVar ? hypotenuse(std, std::sqrt(problem.eps)) : std + problem.eps;
     s.invstd[channel] = std::min(1 / divisor, std::numeric_limits<double>::max());

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -61,14 +62,28 @@ class Shares {
         for (int k = 0; k < count_; ++k) {
             Share& share = shares_[(thread + k) % count_];
             for (std::int64_t i = share.taken.fetch_add(1); i < share.size; i = share.taken.fetch_add(1)) {
-                function(context, share.begin + (order_ == Order::kFirstToLast ? i : share.size - 1 - i));
+                run(function, context, share.begin + (order_ == Order::kFirstToLast ? i : share.size - 1 - i));
                 ++done;
             }
         }
         return done;
     }
+    // To be called when all threads are done: what a task ended with, where it did not get its memory.
+    void finish() const {
+        if (failure_) std::rethrow_exception(failure_);
+    }
 
   private:
+    // An exception that left a thread would end the process.
+    void run(TaskFunction function, void* context, std::int64_t task) noexcept {
+        try {
+            function(context, task);
+        } catch (...) {
+            if (!failed_.exchange(true)) failure_ = std::current_exception();
+        }
+    }
+    std::atomic<bool> failed_{false};
+    std::exception_ptr failure_;
     static constexpr int kMost = 64;  // more threads begin in each other's shares
     struct alignas(64) Share {        // a cache line each
         std::atomic<std::int64_t> taken{0};
@@ -199,6 +214,7 @@ void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction functi
         Shares shares(tasks, size, order);
         const std::int64_t begin = now();
         std::int64_t done = begin, tasks_done = 0;
+        int granted = 1;
 #pragma omp parallel num_threads(size)
         {
             const StandardArithmetic arithmetic;
@@ -208,14 +224,16 @@ void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction functi
             if (thread == 0) {
                 done = now();
                 tasks_done = count;
+                granted = omp_get_num_threads();
             }
         }
-        team.report(size, tasks_done, begin, done, now());
-        return;
+        team.report(granted, tasks_done, begin, done, now());
+        return shares.finish();
     }
 #endif
     Shares shares(tasks, threads, order);
     run_on_std_threads(shares, threads, function, context);
+    shares.finish();
 }
 
 }  // namespace bnfast::cpu

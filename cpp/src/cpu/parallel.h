@@ -22,7 +22,8 @@ void run_tasks(std::int64_t tasks, int threads, Order order, TaskFunction functi
 
 // Calls body(task) once for each task in [0, tasks). Each thread has a share of neighbouring tasks, the same one in
 // every call with as many tasks a thread, so that a second sweep finds in a core's cache what the first one left there;
-// a thread that is done helps the others. body must not throw. Serial inside another parallel region.
+// a thread that is done helps the others. An exception of body is rethrown when all are done. Serial inside another
+// parallel region.
 template <class Body>
 void parallel_for(std::int64_t tasks, int threads, Order order, const Body& body) {
     if (tasks <= 1 || threads <= 1) {

@@ -97,17 +97,6 @@ struct Rescue {
 // rounding of a centred float32 does.
 constexpr double kFewDeviations = 65536.0;
 
-// A coefficient in the type computed with; finite, so that its product with zero is zero.
-template <class T>
-BNFAST_INLINE Vec<T> finite_coefficient(Vec<double> value) {
-    if constexpr (sizeof(T) == 8) {
-        return value;
-    } else {
-        const Vec<double> largest(0x1.fffffep127);
-        return narrow(select(value > largest, largest, select(value < -largest, -largest, value)));  // NaN stays
-    }
-}
-
 template <class T>
 BNFAST_INLINE Vec<T> as_computed(Vec<double> value) {
     if constexpr (sizeof(T) == 8) {
@@ -115,6 +104,13 @@ BNFAST_INLINE Vec<T> as_computed(Vec<double> value) {
     } else {
         return narrow(value);
     }
+}
+
+// A coefficient in the type computed with; finite, so that its product with zero is zero.
+template <class T>
+BNFAST_INLINE Vec<T> finite_coefficient(Vec<double> value) {
+    const Vec<double> largest(sizeof(T) == 8 ? 0x1.fffffffffffffp1023 : 0x1.fffffep127);
+    return as_computed<T>(select(value > largest, largest, select(value < -largest, -largest, value)));  // NaN stays
 }
 
 BNFAST_INLINE Vec<double> as_double(Vec<double> value) { return value; }
@@ -145,7 +141,9 @@ cpu::AffineTraits fill_coefficients(const cpu::AffineInputs& in, std::int64_t ch
         lanes.store(prescale + c, as_computed<T>(k), false);
         lanes.store(high + c, mean_high, false);
         lanes.store(low + c, as_computed<T>((mean - as_double(mean_high)) + lanes.load(in.mean_low + c) * k), false);
-        lanes.store(scale + c, finite_coefficient<T>(wanted * reciprocal), false);
+        // Not wanted * reciprocal: wanted itself may be beyond float64.
+        const Vec<double> scaled = lanes.load(in.gamma + c) * (invstd * reciprocal);
+        lanes.store(scale + c, finite_coefficient<T>(scaled), false);
         lanes.store(shift + c, as_computed<T>(lanes.load(in.beta + c)), false);
         if (mean_or_nan != nullptr) {
             const Vec<double> second_moment = raw_mean * raw_mean * lanes.load(in.count + c);
@@ -153,8 +151,8 @@ cpu::AffineTraits fill_coefficients(const cpu::AffineInputs& in, std::int64_t ch
             lanes.store(mean_or_nan + c, select(few, raw_mean, nan), false);
         }
         if (inverse != nullptr) {
-            const Vec<T> back = finite_coefficient<T>(k / wanted);
-            lanes.store(inverse + c, as_computed<T>(select(wanted == zero, zero, as_double(back))), false);
+            const Vec<T> back = finite_coefficient<T>(one / scaled);
+            lanes.store(inverse + c, as_computed<T>(select(scaled == zero, zero, as_double(back))), false);
         }
     });
     T* const all[] = {prescale, high, low, scale, shift};
