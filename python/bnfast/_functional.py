@@ -103,7 +103,7 @@ def batch_norm(
     ctx : BatchNormContext
         For :func:`batch_norm_backward`. It refers to `x` (or to y, where that is written over `x`),
         `where` and `residual`, which must keep their values until then, and tells ``.moments``,
-        ``.mean``, ``.var`` and ``.invstd``.
+        ``.mean``, ``.var`` and ``.invstd``. Copies and pickles have these arrays in them.
 
     Raises
     ------
