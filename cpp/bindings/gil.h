@@ -4,9 +4,6 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#ifdef __GLIBCXX__
-#include <cxxabi.h>
-#endif
 
 namespace bnfast::bindings {
 
@@ -17,18 +14,14 @@ namespace py = pybind11;
 // itself does this; before, it calls pthread_exit, which in glibc unwinds the thread's stack as an exception does.
 [[noreturn]] void wait_for_the_end() noexcept;
 
-// f(), which may wait for the GIL. f must not own Python objects.
+// f(), a call of Python's that may wait for the GIL: C, which throws nothing else. f must not own Python objects.
 template <class F>
 auto or_wait_for_the_end(F f) -> decltype(f()) {
-#ifdef __GLIBCXX__
     try {
         return f();
-    } catch (const abi::__forced_unwind&) {
+    } catch (...) {
         wait_for_the_end();
     }
-#else
-    return f();
-#endif
 }
 
 // callable(arguments...), where Python code runs, which may lose the GIL at any moment.

@@ -1,4 +1,6 @@
 // Threads, SIMD targets, and the translation of errors.
+#include <cxxabi.h>
+
 #include "arrays.h"
 #include "bnfast/runtime.h"
 #include "fast_call.h"
@@ -32,7 +34,8 @@ bool is_real(const py::handle& object) {
     return call_python(imported_once(check, "bnfast._checks", "is_real"), object).ptr() == Py_True;
 }
 
-void set_python_error(const char* operation) noexcept {
+// The unwinding of pthread_exit is caught as a reference to no object, which UBSan takes for a fault.
+[[gnu::no_sanitize("undefined")]] void set_python_error(const char* operation) noexcept {
     try {
         throw;
 #ifdef __GLIBCXX__

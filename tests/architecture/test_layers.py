@@ -65,7 +65,7 @@ def test_bindings_own_headers_are_their_own():
         for i in includes(p)
         if i.endswith(".h") and "/" not in i
     }
-    assert local - {"cxxabi.h"} <= own  # gil.h: how pthread_exit unwinds
+    assert local - {"cxxabi.h"} <= own  # how pthread_exit unwinds
 
 
 def test_every_folder_has_its_rule():
