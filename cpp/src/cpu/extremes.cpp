@@ -85,7 +85,7 @@ class Pieces {
     double counts_[2] = {}, mean_[2] = {}, mean_low_[2] = {}, m2_[2] = {};  // of what was merged, and of a piece
 };
 
-// sqrt(a^2 + b^2), where the squares need not be numbers.
+// sqrt(a^2 + b^2), whose squares may be beyond float64.
 double hypotenuse(double a, double b) {
     const double more = std::max(a, b), less = std::min(a, b);
     return less == 0 ? more : more * std::sqrt(1 + less / more * (less / more));
