@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import ml_dtypes
 import numpy as np
 import pytest
 import reference
@@ -272,3 +273,73 @@ def test_context_is_used_any_number_of_times():
     first, second = (bnfast.batch_norm_backward(x, ctx) for _ in range(2))
     for a, b in zip(first[:3], second[:3], strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+# Long channels and short ones, in planes and in rows.
+RELU_SHAPES = [
+    ((3, 5, 37, 41), 1),
+    ((48, 19, 7, 7), 1),
+    ((1100, 6, 2), 1),
+    ((2309, 33), -1),
+    ((40, 33), -1),
+]
+
+
+def near_zero_of_z(shape, axis, dtype, mean, var, gamma, beta, rng):
+    """Inputs of which most make z zero but for a few roundings, and some are anywhere."""
+    wide = tuple(-1 if k == axis % len(shape) else 1 for k in range(len(shape)))
+    mean, std, gamma, beta = (a.reshape(wide) for a in (mean, np.sqrt(var), gamma, beta))
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        root = mean - beta * std / gamma
+        rounding = np.finfo(np.float32 if dtype is np.float32 else np.float16).eps
+        x = root + (np.abs(root) + np.abs(mean) + std) * rng.integers(-4, 5, shape) * rounding
+        anywhere = mean + std * rng.standard_normal(shape)
+        return np.where((rng.random(shape) < 0.2) | ~np.isfinite(x), anywhere, x).astype(dtype)
+
+
+@pytest.mark.parametrize("gamma_of_one", [None, 0.0, np.nan])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize(("shape", "axis"), RELU_SHAPES)
+def test_relu_passes_gradients_exactly_where_z_is_positive(shape, axis, dtype, gamma_of_one):
+    rng = np.random.default_rng(len(shape))
+    channels = shape[axis]
+    scale = 10.0 ** rng.integers(-3, 4, channels)
+    mean, var = rng.standard_normal(channels) * scale, rng.uniform(0.5, 2, channels) * scale**2
+    gamma = rng.standard_normal(channels) * 10.0 ** rng.integers(-3, 4, channels)
+    beta = rng.standard_normal(channels)
+    if gamma_of_one is not None:
+        gamma[2] = gamma_of_one
+    x = near_zero_of_z(shape, axis, dtype, mean, var, gamma, beta, rng)
+    x.reshape(-1)[:3] = [np.inf, -np.inf, np.nan]
+    statistics = {"axis": axis, "eps": 0.0, "activation": "relu"}
+    # float32 results do not round a positive z to zero, as those of 16 bits do.
+    wide = x.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        passes = bnfast.batch_norm_inference(wide, mean, var, gamma, beta, **statistics) > 0
+    assert 0.1 < passes.mean() < 0.9
+    dy = rng.integers(1, 9, shape).astype(dtype)  # whose sums are exact
+    _, ctx = bnfast.batch_norm_frozen(x, mean, var, gamma, beta, **statistics)
+    grads = bnfast.batch_norm_backward(dy, ctx)
+    others = tuple(k for k in range(len(shape)) if k != axis % len(shape))
+    np.testing.assert_array_equal(grads.dbeta, np.where(passes, dy, 0).sum(others, np.float64))
+    if dtype is np.float32 and gamma_of_one is None:
+        finite = np.isfinite(x)
+        np.testing.assert_array_equal(grads.dx[finite] != 0, passes[finite])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "axis"), RELU_SHAPES)
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_relu_does_not_see_what_it_does_not_pass(shape, axis, dtype, with_residual):
+    """Infinities and NaN in dy where ReLU's output is zero change nothing."""
+    rng = np.random.default_rng(1)
+    x, dy, residual = (rng.standard_normal(shape).astype(dtype) for _ in range(3))
+    residual = residual if with_residual else None
+    y, ctx = bnfast.batch_norm(x, axis=axis, activation="relu", residual=residual)
+    off = y == 0
+    spoilt = dy.copy()
+    spoilt[off] = rng.choice([np.inf, -np.inf, np.nan], off.sum()).astype(dtype)
+    want, got = (bnfast.batch_norm_backward(a, ctx) for a in (dy, spoilt))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.isfinite(got.dx.astype(np.float32)).all()

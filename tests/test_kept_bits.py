@@ -72,3 +72,32 @@ def test_planes_one_by_one(by):
     where = np.random.default_rng(1).random((shape[0], 1, *shape[2:])) < 0.8
     with bnfast.num_threads(1):
         check(shape, axis, np.float32, by, "relu", where)
+
+
+# Channels that threads share: in whole planes or in parts, long and short ones (of which the last
+# has fewer elements an outer index than bits are made at once).
+SHARED = [
+    (24, 2, 130, 130),
+    (24, 1, 130, 130),
+    (24, 2, 128, 128),
+    (9, 1, 300, 301),
+    (3000, 60, 5, 5),
+    (2000, 3, 5, 5),
+]
+
+
+@pytest.mark.parametrize("shape", SHARED)
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_kept_bits_of_planes_that_threads_share(shape, threads):
+    """The second sweep of all threads reads the bits that the first one made."""
+    rng = np.random.default_rng(7)
+    x, dy = (rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
+    with bnfast.num_threads(threads):
+        y, ctx = bnfast.batch_norm(x, activation="relu", dropout=0.4, seed=11)
+        grads = bnfast.batch_norm_backward(dy, ctx)
+    plain, plain_ctx = bnfast.batch_norm(x, activation="relu")
+    want, mask = bnfast.dropout(plain, 0.4, seed=11)
+    want_grads = bnfast.batch_norm_backward(bnfast.dropout_backward(dy, mask), plain_ctx)
+    np.testing.assert_array_equal(y, want)
+    for a, b in zip(grads, want_grads, strict=True):
+        np.testing.assert_array_equal(a, b)

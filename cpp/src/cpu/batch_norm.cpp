@@ -21,9 +21,7 @@ MutableCoefficients take_coefficients(Scratch& scratch, const Problem& problem) 
     const bool sums_about_zero = problem.dy.data != nullptr && problem.dtype != DType::kFloat64 && !problem.from_output;
     void* const inverse = problem.from_output ? row() : nullptr;
     void* const mean = sums_about_zero ? row() : nullptr;
-    const bool gated = worth_gating(problem);
-    void *const gate_sign = gated ? row() : nullptr, *const gate = gated ? row() : nullptr;
-    return {row(), row(), row(), row(), row(), row(), row(), row(), inverse, mean, gate_sign, gate};
+    return {row(), row(), row(), row(), row(), row(), row(), row(), inverse, mean};
 }
 
 Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics& s, const MutableCoefficients& out) {
@@ -39,9 +37,7 @@ Coefficients affine_coefficients(const Problem& problem, const ChannelStatistics
             out.projection,
             out.dx_scale,
             out.inverse,
-            out.mean,
-            traits.gated ? out.gate_sign : nullptr,
-            traits.gated ? out.gate : nullptr};
+            out.mean};
 }
 
 void gradient_coefficients(const Problem& problem, const ChannelStatistics& s, bool constant_statistics,

@@ -81,16 +81,6 @@ inline std::int64_t bits_made_at_once(const Problem& problem) {
     return problem.dy.data != nullptr && !shared_cache_is_near() ? kMostAtOnce : kMostAtOnce / 2;
 }
 
-// Whether backward should find out from which x on ReLU passes gradients (kernels/gates.h). The search takes as long as
-// it saves in some 600 elements of a channel, and where threads share a group, one does it while the others wait. A
-// residual would be in the way; float64 has nothing to gain, since its sums are centred.
-inline bool worth_gating(const Problem& problem) {
-    constexpr std::int64_t kLongChannel = 2048;  // elements
-    const bool from_x = problem.dy.data != nullptr && !problem.has_residual() && !problem.from_output;
-    return from_x && problem.activation == Activation::kRelu && problem.dtype != DType::kFloat64 &&
-           problem.channel_elements() >= kLongChannel;
-}
-
 // Ranges of channels narrow enough that all threads have several; of whole lines and vectors where they are wide.
 inline std::int64_t channels_per_task(std::int64_t channels, int threads) {
     constexpr std::int64_t kWide = 256, kWhole = 32;  // channels; 32 of the narrowest type are a line

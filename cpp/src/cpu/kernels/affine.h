@@ -31,18 +31,6 @@ struct IsFromOutput<FromOutput<Act>> {
     static constexpr bool kValue = true;
 };
 
-// ReLU in a backward that tells from x where it passes gradients on, and need not compute z (gates.h).
-template <class T>
-struct GatedRelu {};
-template <class Act>
-struct IsGated {
-    static constexpr bool kValue = false;
-};
-template <class T>
-struct IsGated<GatedRelu<T>> {
-    static constexpr bool kValue = true;
-};
-
 // Calls f with the activation as a value, so that the loop around it is compiled for each one.
 template <class T, class F>
 BNFAST_INLINE void with_activation(Activation activation, double slope, F f) {
@@ -58,14 +46,10 @@ BNFAST_INLINE void with_activation(Activation activation, double slope, F f) {
         case Activation::kElu: return f(Elu<T>(parameter));
     }
 }
-// The same for backward, which may have to start from the activation's output, or be told by x alone where ReLU passes
-// gradients.
+// The same for backward, which may have to start from the activation's output.
 template <class T, class F>
 BNFAST_INLINE void with_activation(const BackwardTask& task, F f) {
     const T parameter = static_cast<T>(task.activation_slope);
-    if constexpr (sizeof(T) == 4) {
-        if (task.coefficients.gate != nullptr) return f(GatedRelu<T>{});
-    }
     if (!task.from_output) return with_activation<T>(task.activation, task.activation_slope, f);
     switch (task.activation) {
         case Activation::kLeakyRelu: return f(FromOutput<LeakyRelu<T>>{LeakyRelu<T>(parameter)});
@@ -89,14 +73,13 @@ template <class T>
 struct Affine {
     Vec<T> mean_high, mean_low, scale, shift, inverse;
     bool has_prescale;
-    Vec<T> prescale, gate_sign, gate;
+    Vec<T> prescale;
 
     BNFAST_INLINE Vec<T> centre(Vec<T> x) const {
         if (has_prescale) x = x * prescale;
         return (x - mean_high) - mean_low;
     }
     BNFAST_INLINE Vec<T> apply(Vec<T> centred) const { return centred * scale + shift; }
-    BNFAST_INLINE Mask<T> passes(Vec<T> x) const { return x * gate_sign > gate; }
     BNFAST_INLINE Vec<T> undo(Vec<T> z) const { return (z - shift) * inverse; }
 };
 
@@ -106,23 +89,18 @@ BNFAST_INLINE Affine<T> load_affine(const Coefficients& c, std::int64_t channel)
         return kRows ? row_coefficient<T>(values, channel) : plane_coefficient<T>(values, channel);
     };
     const Vec<T> one(1);
-    Affine<T> affine{
-        get(c.mean_high), get(c.mean_low), get(c.scale), get(c.shift), one, c.prescale != nullptr, one, one, one};
+    Affine<T> affine{get(c.mean_high), get(c.mean_low), get(c.scale), get(c.shift), one, c.prescale != nullptr, one};
     if (c.inverse != nullptr) affine.inverse = get(c.inverse);
     if (affine.has_prescale) affine.prescale = get(c.prescale);
-    if (c.gate != nullptr) {
-        affine.gate_sign = get(c.gate_sign);
-        affine.gate = get(c.gate);
-    }
     return affine;
 }
 
 template <class T>
 BNFAST_INLINE Affine<T> blend(Mask<T> mask, const Affine<T>& a, const Affine<T>& b) {
-    return {
-        select(mask, a.mean_high, b.mean_high), select(mask, a.mean_low, b.mean_low),   select(mask, a.scale, b.scale),
-        select(mask, a.shift, b.shift),         select(mask, a.inverse, b.inverse),     a.has_prescale,
-        select(mask, a.prescale, b.prescale),   select(mask, a.gate_sign, b.gate_sign), select(mask, a.gate, b.gate)};
+    return {select(mask, a.mean_high, b.mean_high), select(mask, a.mean_low, b.mean_low),
+            select(mask, a.scale, b.scale),         select(mask, a.shift, b.shift),
+            select(mask, a.inverse, b.inverse),     a.has_prescale,
+            select(mask, a.prescale, b.prescale)};
 }
 
 // What the loops over a task are compiled for. Asking at every vector for what a call may have would be half of the
@@ -145,10 +123,6 @@ struct IsLight {
 };
 template <class T>
 struct IsLight<Relu<T>> {
-    static constexpr bool kValue = true;
-};
-template <class T>
-struct IsLight<GatedRelu<T>> {
     static constexpr bool kValue = true;
 };
 // Calls f with the LoopOf for the task and the activation.

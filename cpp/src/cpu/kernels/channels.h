@@ -2,7 +2,7 @@
 // the call.
 #pragma once
 
-#include "cpu/kernels/gates.h"
+#include "cpu/kernels/affine.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
@@ -97,6 +97,12 @@ struct Rescue {
 // rounding of a centred float32 does.
 constexpr double kFewDeviations = 65536.0;
 
+// Fills the padding behind the last channel with the first channels again, for vectors that reach into the next row.
+template <class T>
+void continue_periodically(T* values, std::int64_t channels) {
+    for (std::int64_t i = 0; i < kLanes && channels > 0; ++i) values[channels + i] = values[i % channels];
+}
+
 template <class T>
 BNFAST_INLINE Vec<T> as_computed(Vec<double> value) {
     if constexpr (sizeof(T) == 8) {
@@ -158,9 +164,7 @@ cpu::AffineTraits fill_coefficients(const cpu::AffineInputs& in, std::int64_t ch
     T* const all[] = {prescale, high, low, scale, shift};
     for (T* values : all) continue_periodically(values, channels);
     if (inverse != nullptr) continue_periodically(inverse, channels);
-    bool gated = false;
-    if constexpr (sizeof(T) == 4) gated = out.gate != nullptr && fill_gates(channels, out);
-    return {sum_lanes(changes) != 0.0, gated};
+    return {sum_lanes(changes) != 0.0};
 }
 
 cpu::AffineTraits forward_coefficients(const cpu::AffineInputs& in, bool is_double, std::int64_t channels,

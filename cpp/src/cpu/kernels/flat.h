@@ -116,7 +116,7 @@ BNFAST_INLINE KeepBits flat_keep(KeepBits keep, const Geometry& g, std::int64_t 
 // Coefficients of the channels of a strip, one for each element of the flat row.
 template <class T>
 struct FlatCoefficients {
-    T values[11][kFlatArray];
+    T values[9][kFlatArray];
 
     BNFAST_INLINE Coefficients expand_all(const Fold& fold, const Coefficients& c, std::int64_t channel,
                                           std::int64_t channels, bool gradients) {
@@ -135,9 +135,7 @@ struct FlatCoefficients {
                           nullptr,
                           nullptr,
                           one(5, c.inverse),
-                          nullptr,
-                          one(9, c.gate_sign),
-                          one(10, c.gate)};
+                          nullptr};
         if (gradients) {
             flat.mean_dz = one(6, c.mean_dz);
             flat.projection = one(7, c.projection);

@@ -40,9 +40,7 @@ BNFAST_INLINE AtAffine<Compute<S>> at_affine(Act act, const Dropper<Compute<S>>&
     } else {
         const Vec<T> centred = affine.centre(x);
         if (Loop::drops(dropper.used)) dz = dropper.drop(run.mask + i, dz, run.slot);
-        if constexpr (IsGated<Act>::kValue) {
-            dz = select(affine.passes(x), dz, Vec<T>(0));
-        } else if constexpr (!IsIdentity<Act>::kValue) {
+        if constexpr (!IsIdentity<Act>::kValue) {
             Vec<T> z = affine.apply(centred);
             if (run.residual != nullptr) z = z + lanes.load(run.residual + i);
             dz = backward_through(act, z, dz);

@@ -110,8 +110,6 @@ struct BasicCoefficients {
     P dx_scale;    // backward: gamma * invstd
     P inverse;     // backward from y: 1 / scale; null where it is not
     P mean;        // sums of backward: float64, NaN where they have to be centred (gradient_sums.h); null elsewhere
-    P gate_sign;   // backward through ReLU, null where gates are not known: 1 or -1, and
-    P gate;        // a gradient passes where x * gate_sign > gate (gates.h)
 };
 using Coefficients = BasicCoefficients<const void*>;
 
@@ -192,7 +190,6 @@ struct GradientInputs {
 
 struct AffineTraits {
     bool prescaled = false;  // some channel needs its prescale
-    bool gated = false;      // all channels have their gates
 };
 
 struct KernelTable {
@@ -205,7 +202,7 @@ struct KernelTable {
     void (*merge_sums)(const BlockSums&, std::int64_t blocks, std::int64_t pitch, std::int64_t width) noexcept;
     void (*invstd)(const double* m2, const double* count, double eps, EpsPlacement placement, std::int64_t channels,
                    double* invstd) noexcept;
-    // Fills prescale .. shift; inverse, mean and the gates if not null.
+    // Fills prescale .. shift; inverse and mean if not null.
     AffineTraits (*forward_coefficients)(const AffineInputs&, bool is_double, std::int64_t channels,
                                          const BasicCoefficients<void*>&) noexcept;
     // Fills mean_dz .. dx_scale; `affine` has the prescale in use.
