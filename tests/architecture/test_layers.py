@@ -11,26 +11,20 @@ from architecture.tree import CPP, ROOT, code, files, includes, name
 
 STANDARD = re.compile(r"^[a-z_]+$")  # <vector>, and no <x.h>
 INTRINSICS = {"immintrin.h", "arm_neon.h"}
-KERNELS = re.compile(r"^(bnfast/\w+\.h|cpu/kernels/\w+\.h|math/\w+\.h|cstdint|cstddef)$")
-
-# Plain numbers that every layer may know: which elements dropout keeps.
-PLAIN = {"math/dropout_bits.h"}
+NUMERICS = re.compile(r"^(numerics/\w+\.h|cstdint|cstddef)$")
+KERNELS = re.compile(r"^(bnfast/\w+\.h|cpu/(kernels|simd)/\w+\.h|numerics/\w+\.h|cstdint|cstddef)$")
 
 # folder below cpp/, what its files may include
 MAY_INCLUDE = {
     "include/bnfast": lambda i: bool(STANDARD.match(i)) or bool(re.match(r"^bnfast/\w+\.h$", i)),
-    "src/math": lambda i: (
-        bool(re.match(r"^math/\w+\.h$", i)) or i in {"cstdint", "cstddef", *INTRINSICS}
+    "src/numerics": lambda i: bool(NUMERICS.match(i)) or i == "cpu/simd/vec.h",
+    "src/cpu/simd": lambda i: (
+        bool(NUMERICS.match(i)) or bool(re.match(r"^cpu/simd/\w+\.h$", i)) or i in INTRINSICS
     ),
     "src/cpu/kernels": lambda i: bool(KERNELS.match(i)) or i in INTRINSICS,
-    "src/cpu": lambda i: (
-        not re.match(r"^(api/|cuda|pybind11|Python)", i)
-        and (i in PLAIN or not i.startswith("math/"))
-    ),
+    "src/cpu": lambda i: not re.match(r"^(api/|cpu/simd/|cuda|pybind11|Python)", i),
     "src/api": lambda i: (
-        not re.match(r"^(pybind11|Python|omp\.h)", i)
-        and (i in PLAIN or not i.startswith("math/"))
-        and i not in INTRINSICS
+        not re.match(r"^(cpu/simd/|pybind11|Python|omp\.h)", i) and i not in INTRINSICS
     ),
     "bindings": lambda i: (
         bool(STANDARD.match(i))
@@ -95,7 +89,7 @@ def test_kernels_use_no_templates_of_std():
     allowed = re.compile(r"std::(u?int(8|16|32|64)_t|uintptr_t|size_t|ptrdiff_t)\b")
     wrong = {
         f"{name(p)}: {use}"
-        for folder in ("cpp/src/math", "cpp/src/cpu/kernels")
+        for folder in ("cpp/src/numerics", "cpp/src/cpu/simd", "cpp/src/cpu/kernels")
         for p in files(folder, ".h", ".cpp")
         for use in re.findall(r"std::\w+", code(p))
         if not allowed.fullmatch(use)
@@ -104,7 +98,7 @@ def test_kernels_use_no_templates_of_std():
 
 
 def test_kernels_do_not_throw():
-    for folder in ("cpp/src/math", "cpp/src/cpu"):
+    for folder in ("cpp/src/numerics", "cpp/src/cpu"):
         for path in files(folder, ".h", ".cpp"):
             assert not re.search(r"\bthrow\b", code(path)), name(path)
 

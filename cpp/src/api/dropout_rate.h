@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "math/dropout_bits.h"
+#include "numerics/mask.h"
 
 namespace bnfast::api {
 

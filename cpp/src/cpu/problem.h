@@ -3,7 +3,7 @@
 
 #include "bnfast/batch_norm.h"
 #include "cpu/kernels/table.h"
-#include "math/dropout_bits.h"
+#include "numerics/mask.h"
 
 namespace bnfast::cpu {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/kernels/span.h"
-#include "math/activations.h"
+#include "numerics/activations.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/kernels/span.h"
-#include "math/philox.h"
+#include "cpu/simd/philox_batch.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/kernels/table.h"
-#include "math/storage.h"
+#include "cpu/simd/loop.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {

@@ -8,7 +8,7 @@
 
 #include "bnfast/batch_norm.h"
 #include "bnfast/tensor.h"
-#include "math/dropout_bits.h"
+#include "numerics/mask.h"
 
 namespace bnfast::cpu {
 

@@ -1,6 +1,6 @@
 // The table of one target, and those of its kernels that do not depend on how elements are stored.
 #include "cpu/kernels/channels.h"
-#include "math/philox.h"
+#include "cpu/simd/philox_batch.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {

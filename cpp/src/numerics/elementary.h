@@ -9,7 +9,7 @@
 // in double, double on 2e6 random values (tiny to limit) against libquadmath.
 #pragma once
 
-#include "math/vec.h"
+#include "cpu/simd/vec.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {

@@ -12,14 +12,8 @@
 #include <arm_neon.h>
 #endif
 
-#define BNFAST_INLINE inline __attribute__((always_inline))
-// Long arithmetic on narrow vectors is called, not inlined: copies in every loop would make compilation several times
-// longer, and the call is small beside it.
-#if BNFAST_VECTOR_BYTES < 64
-#define BNFAST_CALL __attribute__((noinline))
-#else
-#define BNFAST_CALL BNFAST_INLINE
-#endif
+#include "numerics/portable.h"
+
 #define BNFAST_UNROLL _Pragma("GCC unroll 16")
 #define BNFAST_ROLL _Pragma("GCC unroll 1")
 

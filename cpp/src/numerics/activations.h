@@ -9,7 +9,7 @@
 // 2**-53. Results below the smallest normal number may be 0.
 #pragma once
 
-#include "math/elementary.h"
+#include "numerics/elementary.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
