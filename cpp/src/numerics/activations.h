@@ -1,6 +1,7 @@
-// Activations as value types: forward and derivative side by side, both at the pre-activation z.
+// Activations as types: forward and derivative side by side, both at the pre-activation z.
 //
-// Every type is constructed from one number, the negative slope, which only LeakyRelu keeps.
+// Every type is constructed from one number of the type computed in, the negative slope, which only LeakyRelu keeps.
+// Its functions take any value whose lanes are of that type.
 // derivative(z) is d forward / d z; ReLU says where it is 1. The strictly increasing ones that in-place batch norm
 // admits (Rota Bulo, Porzi & Kontschieder 2018) also have inverse(y), which is z given y = forward(z), and
 // derivative_from_output(y), which is derivative(z). NaN gives NaN, but the piecewise constant
@@ -12,23 +13,41 @@
 #include "numerics/elementary.h"
 
 namespace bnfast {
-namespace BNFAST_TARGET {
+namespace BNFAST_NUMERICS {
 
 template <class T>
 struct Identity {
     BNFAST_INLINE explicit Identity(T) {}
-    BNFAST_INLINE Vec<T> forward(Vec<T> z) const { return z; }
-    BNFAST_INLINE Vec<T> derivative(Vec<T>) const { return Vec<T>(T(1)); }
-    BNFAST_INLINE Vec<T> inverse(Vec<T> y) const { return y; }
-    BNFAST_INLINE Vec<T> derivative_from_output(Vec<T>) const { return Vec<T>(T(1)); }
+    template <class V>
+    BNFAST_INLINE V forward(V z) const {
+        return z;
+    }
+    template <class V>
+    BNFAST_INLINE V derivative(V) const {
+        return V(1);
+    }
+    template <class V>
+    BNFAST_INLINE V inverse(V y) const {
+        return y;
+    }
+    template <class V>
+    BNFAST_INLINE V derivative_from_output(V) const {
+        return V(1);
+    }
 };
 
 // max(0, z), in this order so that NaN stays NaN; the derivative at 0 is 0 (Nair & Hinton 2010).
 template <class T>
 struct Relu {
     BNFAST_INLINE explicit Relu(T) {}
-    BNFAST_INLINE Vec<T> forward(Vec<T> z) const { return max(Vec<T>(T(0)), z); }
-    BNFAST_INLINE Mask<T> passes(Vec<T> z) const { return z > Vec<T>(T(0)); }
+    template <class V>
+    BNFAST_INLINE V forward(V z) const {
+        return max(V(0), z);
+    }
+    template <class V>
+    BNFAST_INLINE auto passes(V z) const {
+        return z > V(0);
+    }
 };
 
 // z for z > 0, slope * z elsewhere; the derivative at 0 is slope (Maas, Hannun & Ng 2013). What
@@ -36,12 +55,24 @@ struct Relu {
 // would make errors of 1.48 ulp.
 template <class T>
 struct LeakyRelu {
-    Vec<T> slope;
+    T slope;
     BNFAST_INLINE explicit LeakyRelu(T negative_slope) : slope(negative_slope) {}
-    BNFAST_INLINE Vec<T> forward(Vec<T> z) const { return select(z > Vec<T>(T(0)), z, slope * z); }
-    BNFAST_INLINE Vec<T> derivative(Vec<T> z) const { return select(z > Vec<T>(T(0)), Vec<T>(T(1)), slope); }
-    BNFAST_INLINE Vec<T> inverse(Vec<T> y) const { return select(y > Vec<T>(T(0)), y, y / slope); }
-    BNFAST_INLINE Vec<T> derivative_from_output(Vec<T> y) const { return derivative(y); }
+    template <class V>
+    BNFAST_INLINE V forward(V z) const {
+        return select(z > V(0), z, V(slope) * z);
+    }
+    template <class V>
+    BNFAST_INLINE V derivative(V z) const {
+        return select(z > V(0), V(1), V(slope));
+    }
+    template <class V>
+    BNFAST_INLINE V inverse(V y) const {
+        return select(y > V(0), y, y / V(slope));
+    }
+    template <class V>
+    BNFAST_INLINE V derivative_from_output(V y) const {
+        return derivative(y);
+    }
 };
 
 // 1 / (1 + exp(-z)). Derivative s (1 - s), as t / (1 + t)**2 with t = exp(-|z|): nothing cancels in
@@ -49,14 +80,16 @@ struct LeakyRelu {
 template <class T>
 struct Sigmoid {
     BNFAST_INLINE explicit Sigmoid(T) {}
-    BNFAST_CALL Vec<T> forward(Vec<T> z) const {
-        const Vec<T> one(T(1));
+    template <class V>
+    BNFAST_CALL V forward(V z) const {
+        const V one(1);
         return one / (one + exp(-z));
     }
-    BNFAST_CALL Vec<T> derivative(Vec<T> z) const {
-        const Vec<T> one(T(1));
-        const Vec<T> t = exp(-abs(z));
-        const Vec<T> s = one / (one + t);
+    template <class V>
+    BNFAST_CALL V derivative(V z) const {
+        const V one(1);
+        const V t = exp(-abs(z));
+        const V s = one / (one + t);
         return (t * s) * s;
     }
 };
@@ -66,8 +99,14 @@ struct Sigmoid {
 template <class T>
 struct Tanh {
     BNFAST_INLINE explicit Tanh(T) {}
-    BNFAST_CALL Vec<T> forward(Vec<T> z) const { return tanh(z); }
-    BNFAST_CALL Vec<T> derivative(Vec<T> z) const { return Vec<T>(T(4)) * Sigmoid<T>(T(0)).derivative(z + z); }
+    template <class V>
+    BNFAST_CALL V forward(V z) const {
+        return tanh(z);
+    }
+    template <class V>
+    BNFAST_CALL V derivative(V z) const {
+        return V(4) * Sigmoid<T>(0).derivative(z + z);
+    }
 };
 
 // z * sigmoid(z) (Hendrycks & Gimpel 2016; Elfwing, Uchibe & Doya 2018).
@@ -76,18 +115,20 @@ struct Tanh {
 template <class T>
 struct Silu {
     BNFAST_INLINE explicit Silu(T) {}
-    BNFAST_CALL Vec<T> forward(Vec<T> z) const {
+    template <class V>
+    BNFAST_CALL V forward(V z) const {
         // z is bounded where exp(-z) is already infinite, so that -inf gives -0, not NaN.
-        const Vec<T> bounded = max(Vec<T>(-ExpConstants<T>::kHighest), z);
-        return bounded / (Vec<T>(T(1)) + exp(-bounded));
+        const V bounded = max(V(-ExpConstants<T>::kHighest), z);
+        return bounded / (V(1) + exp(-bounded));
     }
-    BNFAST_CALL Vec<T> derivative(Vec<T> z) const {
+    template <class V>
+    BNFAST_CALL V derivative(V z) const {
         // Within these bounds exp(-z) is finite; beyond them the derivative is 0 or 1.
-        const Vec<T> one(T(1)), low(ExpConstants<T>::kLowest), high(-ExpConstants<T>::kLowest);
-        const Vec<T> bounded = max(low, min(high, z));
-        const Vec<T> t = exp(-bounded);
-        const Vec<T> s = one / (one + t);
-        return select(z < low, Vec<T>(T(0)), s * (one + bounded * (t * s)));
+        const V one(1), low(ExpConstants<T>::kLowest), high(-ExpConstants<T>::kLowest);
+        const V bounded = max(low, min(high, z));
+        const V t = exp(-bounded);
+        const V s = one / (one + t);
+        return select(z < low, V(0), s * (one + bounded * (t * s)));
     }
 };
 
@@ -99,15 +140,17 @@ struct Silu {
 template <class T>
 struct Gelu {
     BNFAST_INLINE explicit Gelu(T) {}
-    BNFAST_CALL Vec<T> forward(Vec<T> z) const {
-        const NormalTail<T> tail = normal_tail(z);
-        return Relu<T>(T(0)).forward(z) - tail.a * (tail.density * tail.ratio);
+    template <class V>
+    BNFAST_CALL V forward(V z) const {
+        const NormalTail<V> tail = normal_tail(z);
+        return Relu<T>(0).forward(z) - tail.a * (tail.density * tail.ratio);
     }
-    BNFAST_CALL Vec<T> derivative(Vec<T> z) const {
+    template <class V>
+    BNFAST_CALL V derivative(V z) const {
         constexpr T kInvSqrtTwoPi = static_cast<T>(0.3989422804014327);
-        const NormalTail<T> tail = normal_tail(z);
-        const Vec<T> at_minus_a = tail.density * (tail.ratio - tail.a * Vec<T>(kInvSqrtTwoPi));
-        return select(z < Vec<T>(T(0)), at_minus_a, Vec<T>(T(1)) - at_minus_a);
+        const NormalTail<V> tail = normal_tail(z);
+        const V at_minus_a = tail.density * (tail.ratio - tail.a * V(kInvSqrtTwoPi));
+        return select(z < V(0), at_minus_a, V(1) - at_minus_a);
     }
 };
 
@@ -118,34 +161,38 @@ struct Gelu {
 template <class T>
 struct Elu {
     BNFAST_INLINE explicit Elu(T) {}
-    BNFAST_CALL Vec<T> forward(Vec<T> z) const {
+    template <class V>
+    BNFAST_CALL V forward(V z) const {
         // Lanes above the range of expm1 hold nonsense there and are not selected.
-        const Vec<T> below = expm1(max(Vec<T>(-ExpConstants<T>::kSaturated), z));
-        return select(z < Vec<T>(T(0)), below, z);
+        const V below = expm1(max(V(-ExpConstants<T>::kSaturated), z));
+        return select(z < V(0), below, z);
     }
-    BNFAST_CALL Vec<T> derivative(Vec<T> z) const {
-        const Vec<T> one(T(1));
-        return select(z > Vec<T>(T(0)), one, exp(z));
+    template <class V>
+    BNFAST_CALL V derivative(V z) const {
+        const V one(1);
+        return select(z > V(0), one, exp(z));
     }
-    BNFAST_CALL Vec<T> inverse(Vec<T> y) const {
+    template <class V>
+    BNFAST_CALL V inverse(V y) const {
         // Lanes above 0 may hold nonsense in log1p and are not selected.
-        return select(y < Vec<T>(T(0)), log1p(y), y);
+        return select(y < V(0), log1p(y), y);
     }
-    BNFAST_INLINE Vec<T> derivative_from_output(Vec<T> y) const {
-        const Vec<T> one(T(1));
-        return select(y > Vec<T>(T(0)), one, y + one);
+    template <class V>
+    BNFAST_INLINE V derivative_from_output(V y) const {
+        const V one(1);
+        return select(y > V(0), one, y + one);
     }
 };
 
 // The gradient at z, given that at the activation's output. ReLU's is zero unless z > 0, whatever the latter holds.
-template <class Act, class T>
-BNFAST_INLINE Vec<T> backward_through(const Act& act, Vec<T> z, Vec<T> dz) {
+template <class Act, class V>
+BNFAST_INLINE V backward_through(const Act& act, V z, V dz) {
     return dz * act.derivative(z);
 }
-template <class T>
-BNFAST_INLINE Vec<T> backward_through(const Relu<T>& relu, Vec<T> z, Vec<T> dz) {
-    return select(relu.passes(z), dz, Vec<T>(T(0)));
+template <class T, class V>
+BNFAST_INLINE V backward_through(const Relu<T>& relu, V z, V dz) {
+    return select(relu.passes(z), dz, V(0));
 }
 
-}  // namespace BNFAST_TARGET
+}  // namespace BNFAST_NUMERICS
 }  // namespace bnfast

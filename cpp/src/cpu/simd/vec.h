@@ -12,7 +12,7 @@
 #include <arm_neon.h>
 #endif
 
-#include "numerics/portable.h"
+#include "numerics/scalar.h"
 
 #define BNFAST_UNROLL _Pragma("GCC unroll 16")
 #define BNFAST_ROLL _Pragma("GCC unroll 1")
@@ -27,25 +27,17 @@ template <class T>
 struct Native;
 
 template <>
-struct Native<float> {
+struct Native<float> : Format<float> {
     typedef float Part __attribute__((vector_size(kVectorBytes)));
     typedef std::int32_t Bits __attribute__((vector_size(kVectorBytes)));
-    typedef std::uint32_t Unsigned __attribute__((vector_size(kVectorBytes)));
-    using Int = std::int32_t;
-    static constexpr int kMantissa = 23;
-    static constexpr Int kBias = 127;
-    static constexpr Int kLowBits = (1 << 12) - 1;
+    typedef std::uint32_t UnsignedBits __attribute__((vector_size(kVectorBytes)));
 };
 
 template <>
-struct Native<double> {
+struct Native<double> : Format<double> {
     typedef double Part __attribute__((vector_size(kVectorBytes)));
     typedef std::int64_t Bits __attribute__((vector_size(kVectorBytes)));
-    typedef std::uint64_t Unsigned __attribute__((vector_size(kVectorBytes)));
-    using Int = std::int64_t;
-    static constexpr int kMantissa = 52;
-    static constexpr Int kBias = 1023;
-    static constexpr Int kLowBits = (std::int64_t{1} << 27) - 1;
+    typedef std::uint64_t UnsignedBits __attribute__((vector_size(kVectorBytes)));
 };
 
 // One truth value a lane: all bits set or none.
@@ -204,36 +196,28 @@ template <class T>
 BNFAST_INLINE Vec<T> copysign(Vec<T> magnitude, Vec<T> sign) {
     return map_bits<T>(BNFAST_EACH { return (bits(magnitude, k) & ~Sign<T>::kBit) | (bits(sign, k) & Sign<T>::kBit); });
 }
-// Clears the low half of the mantissa, so that products of such values are exact.
 template <class T>
 BNFAST_INLINE Vec<T> truncate_low(Vec<T> a) {
     return map_bits<T>(BNFAST_EACH { return bits(a, k) & ~Native<T>::kLowBits; });
 }
-// The nearest integer, ties to even, for |a| < 2**22 (float) or 2**51 (double): the sum has no bits left below one.
 template <class T>
 BNFAST_INLINE Vec<T> round_even(Vec<T> a) {
-    constexpr T kMagic = static_cast<T>(typename Native<T>::Int{3} << (Native<T>::kMantissa - 1));
-    return (a + Vec<T>(kMagic)) - Vec<T>(kMagic);
+    return (a + Vec<T>(kRoundsToInteger<T>)) - Vec<T>(kRoundsToInteger<T>);
 }
-// 2**a for integral a from -127 (gives 0) to 128 (gives infinity); -1023 and 1024 for double.
 template <class T>
 BNFAST_INLINE Vec<T> pow2n(Vec<T> a) {
-    // a + magic has the integer in its low mantissa bits; shifted up they are the exponent field.
-    constexpr T kMagic = static_cast<T>((typename Native<T>::Int{3} << (Native<T>::kMantissa - 1)) + Native<T>::kBias);
-    const Vec<T> biased = a + Vec<T>(kMagic);
+    const Vec<T> biased = a + Vec<T>(kRoundsToInteger<T> + static_cast<T>(Native<T>::kBias));
     return map_bits<T>(BNFAST_EACH { return bits(biased, k) << Native<T>::kMantissa; });
 }
-// The greatest integer n with 2**n <= a, for normal a > 0; the reverse of pow2n.
 template <class T>
 BNFAST_INLINE Vec<T> exponent(Vec<T> a) {
-    using Unsigned = typename Native<T>::Unsigned;
-    constexpr T kMagic = static_cast<T>(typename Native<T>::Int{3} << (Native<T>::kMantissa - 1));
-    const Vec<T> magic(kMagic);
+    using Unsigned = typename Native<T>::UnsignedBits;
+    const Vec<T> magic(kRoundsToInteger<T>);
     const Vec<T> biased = map_bits<T>(BNFAST_EACH {
         return (reinterpret_cast<Unsigned>(a.part[k]) >> Native<T>::kMantissa) |
                reinterpret_cast<Unsigned>(magic.part[k]);
     });
-    return biased - Vec<T>(kMagic + static_cast<T>(Native<T>::kBias));
+    return biased - Vec<T>(kRoundsToInteger<T> + static_cast<T>(Native<T>::kBias));
 }
 template <class T>
 BNFAST_INLINE Vec<T> sqrt(Vec<T> a) {
