@@ -7,12 +7,12 @@
 #include <vector>
 
 #include "api/checks.h"
-#include "api/dropout_rate.h"
 #include "api/geometry.h"
 #include "api/memory.h"
 #include "cpu/arithmetic.h"
 #include "cpu/batch_norm.h"
 #include "cpu/channel_values.h"
+#include "numerics/mask.h"
 
 namespace bnfast {
 
@@ -54,8 +54,8 @@ class Call {
         problem.where = where_.bits;
         problem.activation = options.activation;
         problem.activation_slope = options.activation_slope;
-        problem.dropout = api::dropout_bits(options.dropout, options.seed, options.offset);
-        problem.dropout_scale = api::dropout_scale(options.dropout);
+        problem.dropout = numerics::dropout_bits(options.dropout, options.seed, options.offset);
+        problem.dropout_scale = numerics::dropout_scale(options.dropout);
         problem.all_channels = order_.geometry.channels;
         problem.eps = options.eps;
         problem.eps_placement = options.eps_placement;

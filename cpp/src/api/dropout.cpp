@@ -2,14 +2,13 @@
 #include "bnfast/dropout.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "api/checks.h"
-#include "api/dropout_rate.h"
 #include "api/geometry.h"
 #include "api/memory.h"
 #include "cpu/arithmetic.h"
 #include "cpu/dropout.h"
+#include "numerics/mask.h"
 
 namespace bnfast {
 
@@ -137,18 +136,15 @@ void dropout(const char* operation, const TensorView& x, const DropoutOptions& o
              const TensorView& y) {
     api::check_rate(operation, "rate", options.rate);
     cpu::DropoutProblem problem;
-    problem.bits = api::dropout_bits(options.rate, options.seed, options.offset);
+    problem.bits = numerics::dropout_bits(options.rate, options.seed, options.offset);
     if (options.mode == DropoutMode::kInverted) {
-        problem.scale = api::dropout_scale(options.rate);
+        problem.scale = numerics::dropout_scale(options.rate);
     } else if (options.mode == DropoutMode::kAlpha) {
-        // Klambauer et al. 2017, section "new dropout technique": alpha' = - lambda * alpha of SELU.
-        constexpr double kAlphaPrime = -1.7580993408473766;
-        const double q = 1.0 - options.rate, p = options.rate;
-        const double a = q > 0 ? 1.0 / std::sqrt(q + kAlphaPrime * kAlphaPrime * q * p) : 0.0;
-        problem.scale = a;
+        const numerics::AlphaDropout alpha = numerics::alpha_dropout(options.rate);
+        problem.scale = alpha.scale;
         if (!backward) {
-            problem.shift = -a * p * kAlphaPrime;
-            problem.dropped = a * kAlphaPrime + problem.shift;
+            problem.shift = alpha.shift;
+            problem.dropped = alpha.dropped;
         }
     }
     run(operation, x, y, options.broadcast_axes, problem);
@@ -170,7 +166,7 @@ void dropout_mask(const std::vector<std::int64_t>& shape, const DropoutOptions& 
     view = at_least_1d(view);
     const Runs runs = cut_runs(view, check_broadcast_axes(operation, options.broadcast_axes, view.ndim));
     cpu::DropoutProblem problem;
-    problem.bits = api::dropout_bits(options.rate, options.seed, options.offset);
+    problem.bits = numerics::dropout_bits(options.rate, options.seed, options.offset);
     problem.constant_runs = runs.constant;
     problem.prefix_shape = runs.prefix_shape;
     problem.prefix_strides = runs.prefix_strides;

@@ -10,7 +10,8 @@
 namespace bnfast::cpu {
 namespace {
 
-constexpr std::int64_t kGroup = 128;  // mask elements made together
+using numerics::kGroup;
+
 constexpr std::int64_t kTaskElements = 65536;
 
 // The first mask element of each run, walked in order.

@@ -1,8 +1,5 @@
-// Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011), and which of its words decides on an element of a dropout mask.
-//
-// Element i of a mask is i = 128 g + 16 k + l with k < 8, l < 16. The counter 16 g + l gives four words; the low half
-// of word k / 2 (k even) or its high half (k odd) is u, which is compared with the 16 high bits of the keep threshold K
-// (48 bits). On the tie, one element in 65,536, another draw v decides by the 32 low bits.
+// Philox4x32-10, a generator of random numbers that is a function of a counter and a key (Salmon, Moraes, Dror & Shaw
+// 2011).
 #pragma once
 
 #include <cstdint>
@@ -15,13 +12,12 @@ namespace BNFAST_NUMERICS {
 constexpr std::uint32_t kPhiloxMultiplier0 = 0xD2511F53U, kPhiloxMultiplier1 = 0xCD9E8D57U;
 constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9U, kPhiloxWeyl1 = 0xBB67AE85U;
 constexpr int kPhiloxRounds = 10;
-constexpr std::int64_t kGroup = 128;  // elements whose bits are made together
-constexpr std::int64_t kGroupBytes = kGroup / 8;
 
 struct PhiloxWords {
     std::uint32_t word[4];
 };
 
+// The counter's low and high half, and the seed as the key.
 BNFAST_INLINE PhiloxWords philox(std::uint64_t counter, std::uint64_t offset, std::uint64_t seed) {
     std::uint32_t c0 = static_cast<std::uint32_t>(counter), c1 = static_cast<std::uint32_t>(counter >> 32);
     std::uint32_t c2 = static_cast<std::uint32_t>(offset), c3 = static_cast<std::uint32_t>(offset >> 32);

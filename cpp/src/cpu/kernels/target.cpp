@@ -11,6 +11,7 @@ cpu::ElementKernels elements_of_Half() noexcept;
 cpu::ElementKernels elements_of_BFloat16() noexcept;
 
 void keep_bits(const DropoutBits& bits, std::uint64_t first_group, std::int64_t groups, std::uint8_t* out) noexcept {
+    constexpr std::int64_t kGroupBytes = kGroup / 8;
     PhiloxStream stream;
     stream.start(bits.seed, bits.offset);
     for (std::int64_t g = 0, count; g < groups; g += count) {

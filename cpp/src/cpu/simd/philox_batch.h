@@ -4,7 +4,6 @@
 
 #include "cpu/simd/storage.h"
 #include "numerics/mask.h"
-#include "numerics/philox.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
@@ -207,16 +206,11 @@ struct GroupBits {
     std::uint64_t word[2];
 };
 __attribute__((noinline)) inline GroupBits decide_ties(const DropoutBits& bits, std::uint64_t group, GroupBits kept) {
-    const std::uint32_t high = static_cast<std::uint32_t>(bits.keep >> 32);
-    constexpr std::uint64_t kTieStream = 1ULL << 63;
     for (std::uint32_t l = 0; l < 16; ++l) {
         const PhiloxWords words = philox(16 * group + l, bits.offset, bits.seed);
         for (std::uint32_t k = 0; k < 8; ++k) {
-            const std::uint32_t u = (words.word[k / 2] >> (k % 2 * 16)) & 0xffffU;
-            if (u != high) continue;
-            const std::uint64_t i = 128 * group + 16 * k + l;
-            const std::uint32_t v = philox(i >> 2, bits.offset + kTieStream, bits.seed).word[i % 4];
-            const std::uint64_t bit = v < static_cast<std::uint32_t>(bits.keep) ? 1 : 0;
+            if (first_draw(words, k) != high_bits(bits)) continue;
+            const std::uint64_t bit = wins_tie(bits, 128 * group + 16 * k + l) ? 1 : 0;
             const std::uint32_t shift = k % 4 * 16 + l;
             kept.word[k / 4] = (kept.word[k / 4] & ~(std::uint64_t{1} << shift)) | (bit << shift);
         }
@@ -251,7 +245,7 @@ static_assert(kPhiloxRounds == kBetween + 2, "one call after each round but the 
 template <class Between>
 BNFAST_INLINE BatchBits keep_bits_of_batch(const DropoutBits& bits, PhiloxStream& stream, std::uint64_t group,
                                            Between between) {
-    const std::uint32_t bound = static_cast<std::uint32_t>(bits.keep >> 32);
+    const std::uint32_t bound = high_bits(bits);
     // With no bits below those compared, a tie is dropped whatever the second draw.
     const bool ties_matter = static_cast<std::uint32_t>(bits.keep) != 0;
     const std::uint64_t first = 16 * group;
