@@ -20,12 +20,15 @@ struct DropoutOptions {
     std::vector<int> broadcast_axes;  // counted as length 1 in the mask
 };
 
-// y = dropout(x); with `backward`, dx from dy. y may be x's memory. `operation` names the call in messages.
-void dropout(const char* operation, const TensorView& x, const DropoutOptions& options, bool backward,
-             const TensorView& y);
-// One byte an element of a dense array of x's shape: 1 where it is kept.
+// Each function checks its arguments before it writes anything and throws ValueError or TypeError.
+
+// y = dropout(x). y may be x's memory.
+void dropout(const TensorView& x, const DropoutOptions& options, const TensorView& y);
+// dx from dy, with the options of the forward call. dx may be dy's memory.
+void dropout_backward(const TensorView& dy, const DropoutOptions& options, const TensorView& dx);
+// What a network without dropout computes in its place: x * (1 - rate) where the mode is classic, otherwise x.
+void dropout_inference(const TensorView& x, double rate, DropoutMode mode, const TensorView& y);
+// One byte an element of a dense array of that shape: 1 where it is kept. The options' mode does not matter.
 void dropout_mask(const std::vector<std::int64_t>& shape, const DropoutOptions& options, std::uint8_t* mask);
-// y = x * factor.
-void scale(const char* operation, const TensorView& x, double factor, const TensorView& y);
 
 }  // namespace bnfast

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace bnfast {
@@ -25,7 +26,16 @@ std::int64_t private_cache_bytes();
 std::int64_t shared_cache_bytes();
 bool shared_cache_is_near();
 
-// dst[i] = sum over the sources, written past the caches: measures the memory bandwidth that bench/ calls the floor.
+// dst[i] = sum over at most kMostStreamSources sources of n numbers each, written past the caches: measures the memory
+// bandwidth that bench/ calls the floor.
+constexpr int kMostStreamSources = 8;
 void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads);
+
+// For tests. From now on every decision that only speed depends on is drawn at random, from this seed, until
+// restore_schedule(): results are the same.
+void randomise_schedule(std::uint64_t seed);
+void restore_schedule();
+// The numbers at which the order of sums or the schedule changes, by name.
+std::vector<std::pair<std::string, std::int64_t>> thresholds();
 
 }  // namespace bnfast

@@ -5,36 +5,40 @@
 
 namespace bnfast {
 
-enum class DType : int { kFloat32, kFloat64, kFloat16, kBFloat16 };
+// kBool is one byte an element, not zero for true: the type of `where` alone.
+enum class DType : int { kFloat32, kFloat64, kFloat16, kBFloat16, kBool };
+
+constexpr std::int64_t item_size(DType dtype) {
+    switch (dtype) {
+        case DType::kFloat64: return 8;
+        case DType::kFloat32: return 4;
+        case DType::kBool: return 1;
+        default: return 2;
+    }
+}
+
+// Where memory is. A call works on the device of its tensors, which must be the same for all of them.
+struct Device {
+    enum class Type : int { kCpu, kCuda };
+    Type type = Type::kCpu;
+    int index = 0;
+
+    friend bool operator==(const Device& a, const Device& b) { return a.type == b.type && a.index == b.index; }
+    friend bool operator!=(const Device& a, const Device& b) { return !(a == b); }
+};
 
 constexpr int kMaxDims = 64;  // NumPy's limit
 
-// Shape and strides. Entries from ndim on are neither set nor copied: a call of microseconds makes a dozen views.
-struct Strided {
-    int ndim = 0;
-    std::int64_t shape[kMaxDims];
-    std::int64_t strides[kMaxDims];  // in bytes, may be zero or negative
-
-    Strided() {}
-    Strided(const Strided& other) { *this = other; }
-    Strided& operator=(const Strided& other) {
-        ndim = other.ndim;
-        for (int d = 0; d < ndim; ++d) {
-            shape[d] = other.shape[d];
-            strides[d] = other.strides[d];
-        }
-        return *this;
-    }
-};
-
-// An array of any strides. `data` may be written through only where an argument is documented as an output.
-struct TensorView : Strided {
+// An array of any strides. Its shape and strides are memory of the caller's, as its elements are: `ndim` lengths, and
+// as many distances in bytes, which may be zero or negative. `data` may be written through only where an argument is
+// documented as an output, and may be null only where the tensor has no elements.
+struct TensorView {
     void* data = nullptr;
+    const std::int64_t* shape = nullptr;
+    const std::int64_t* strides = nullptr;
+    int ndim = 0;
     DType dtype = DType::kFloat32;
+    Device device;
 };
-
-constexpr std::int64_t item_size(DType dtype) {
-    return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
 
 }  // namespace bnfast

@@ -1,13 +1,10 @@
 // Preconditions: each check throws ValueError or TypeError with one message form, operation, argument, got, expected.
 #include "api/checks.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 
-#include "api/geometry.h"
-#include "api/memory.h"
+#include "problem/broadcast.h"
 
 namespace bnfast::api {
 
@@ -23,6 +20,7 @@ const char* dtype_name(DType dtype) {
         case DType::kFloat64: return "float64";
         case DType::kFloat16: return "float16";
         case DType::kBFloat16: return "bfloat16";
+        case DType::kBool: return "bool";
     }
     return "unknown";
 }
@@ -35,6 +33,136 @@ std::string number_text(double value) {
 
 void fail(const char* operation, const std::string& what) { throw ValueError(std::string(operation) + ": " + what); }
 
+namespace {
+
+std::string device_text(const Device& device) {
+    return (device.type == Device::Type::kCpu ? "cpu" : "cuda:" + std::to_string(device.index));
+}
+
+bool is_dtype(DType dtype) { return dtype >= DType::kFloat32 && dtype <= DType::kBool; }
+
+[[noreturn]] void fail_dtype(const char* operation, const char* name, DType got, const std::string& expected) {
+    throw TypeError(std::string(operation) + ": " + name + " has dtype " + dtype_name(got) + ", expected " + expected);
+}
+
+}  // namespace
+
+void check_memory(const char* operation, const char* name, const TensorView& view) {
+    if (view.ndim < 0 || view.ndim > kMaxDims) {
+        fail(operation, std::string(name) + " has " + std::to_string(view.ndim) + " dimensions, expected 0 .. " +
+                            std::to_string(kMaxDims));
+    }
+    if (view.ndim > 0 && (view.shape == nullptr || view.strides == nullptr)) {
+        fail(operation, std::string(name) + " has no shape or no strides, expected memory with " +
+                            std::to_string(view.ndim) + " numbers each");
+    }
+    if (!is_dtype(view.dtype)) {
+        throw TypeError(std::string(operation) + ": " + name + " has dtype number " +
+                        std::to_string(static_cast<int>(view.dtype)) + ", expected one of DType");
+    }
+    bool empty = false, negative = false, huge = false;
+    std::int64_t bytes = item_size(view.dtype);
+    for (int d = 0; d < view.ndim; ++d) {
+        empty |= view.shape[d] == 0;
+        negative |= view.shape[d] < 0;
+        huge |= __builtin_mul_overflow(bytes, view.shape[d], &bytes);
+    }
+    if (negative || (huge && !empty)) {
+        fail(operation, std::string(name) + " has shape " + shape_text(view) +
+                            ", expected lengths >= 0 whose product can be memory");
+    }
+    if (view.data == nullptr && !empty) fail(operation, std::string(name) + " has no data, expected its memory");
+}
+
+namespace {
+
+void check_same_device(const char* operation, const char* name, const TensorView& value, const TensorView& x) {
+    if (value.device == x.device) return;
+    fail(operation, std::string(name) + " is on " + device_text(value.device) + ", expected " + device_text(x.device) +
+                        ", where x is");
+}
+
+}  // namespace
+
+void check_tensor(const char* operation, const char* name, const TensorView& view) {
+    check_memory(operation, name, view);
+    if (view.dtype == DType::kBool) {
+        fail_dtype(operation, name, view.dtype, "float32, float64, float16 or bfloat16");
+    }
+}
+
+void check_like(const char* operation, const char* name, const TensorView& value, const char* like,
+                const TensorView& x) {
+    check_memory(operation, name, value);
+    if (value.dtype != x.dtype)
+        fail_dtype(operation, name, value.dtype, std::string(dtype_name(x.dtype)) + " as " + like);
+    bool same = value.ndim == x.ndim;
+    for (int d = 0; same && d < x.ndim; ++d) same = value.shape[d] == x.shape[d];
+    if (!same) {
+        fail(operation,
+             std::string(name) + " has shape " + shape_text(value) + ", expected " + shape_text(x) + " as " + like);
+    }
+    check_same_device(operation, name, value, x);
+}
+
+void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
+                          int axis) {
+    check_memory(operation, name, values);
+    if (values.dtype != DType::kFloat32 && values.dtype != DType::kFloat64) {
+        fail_dtype(operation, name, values.dtype, "float32 or float64");
+    }
+    if (values.ndim != 1 || values.shape[0] != x.shape[axis]) {
+        const std::int64_t expected[] = {x.shape[axis]};
+        fail(operation, std::string(name) + " has shape " + shape_text(values) + ", expected " +
+                            shape_text(expected, 1) + " to match axis " + std::to_string(axis) + " of x with shape " +
+                            shape_text(x));
+    }
+    check_same_device(operation, name, values, x);
+}
+
+void check_channel_values(const char* operation, const char* name, const std::optional<TensorView>& values,
+                          const TensorView& x, int axis) {
+    if (values) check_channel_values(operation, name, *values, x, axis);
+}
+
+void check_where(const char* operation, const TensorView& where, const TensorView& x, int axis) {
+    check_memory(operation, "where", where);
+    if (where.dtype != DType::kBool) fail_dtype(operation, "where", where.dtype, "bool");
+    std::int64_t strides[kMaxDims];
+    if (!broadcast_strides(where, x, axis, strides)) {
+        fail(operation, "where has shape " + shape_text(where) + ", expected one that broadcasts to x with shape " +
+                            shape_text(x) + " with axis " + std::to_string(axis) + " removed or of length 1");
+    }
+    check_same_device(operation, "where", where, x);
+}
+
+void check_pointer(const char* operation, const char* name, const void* pointer) {
+    if (pointer == nullptr) fail(operation, std::string(name) + " is null, expected memory for its numbers");
+}
+
+const Backend& check_device(const char* operation, const TensorView& x) {
+    const Backend* const backend = backend_of(x.device.type);
+    if (backend == nullptr) {
+        fail(operation, "x is on " + device_text(x.device) + ", expected a device that this build of bnfast supports");
+    }
+    return *backend;
+}
+
+void check_output(const char* operation, const Memory& out) {
+    if (overlaps_itself(out)) fail(operation, "out has elements that share memory, expected memory of their own");
+}
+
+void check_disjoint(const char* operation, const Memory& out, const char* name, const TensorView& input) {
+    if (!disjoint(out, memory_of(input))) {
+        fail(operation, std::string("out overlaps ") + name + " in memory, expected memory of its own");
+    }
+}
+
+void check_disjoint(const char* operation, const Memory& out, const char* name,
+                    const std::optional<TensorView>& input) {
+    if (input) check_disjoint(operation, out, name, *input);
+}
+
 int check_axis(const char* operation, const TensorView& x, int axis) {
     if (x.ndim < 1) fail(operation, "x has shape (), expected at least one dimension");
     const int from_front = axis < 0 ? axis + x.ndim : axis;
@@ -45,158 +173,27 @@ int check_axis(const char* operation, const TensorView& x, int axis) {
     return from_front;
 }
 
-void check_options(const char* operation, const BatchNormOptions& options) {
+void check_options(const char* operation, const NormOptions& options) {
     if (!(std::isfinite(options.eps) && options.eps >= 0)) {
         fail(operation, "eps is " + number_text(options.eps) + ", expected a finite number >= 0");
     }
     if (!std::isfinite(options.activation_slope)) {
         fail(operation, "activation_slope is " + number_text(options.activation_slope) + ", expected a finite number");
     }
-}
-
-void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
-                          int axis) {
-    if (values.data == nullptr) return;
-    if (values.dtype != DType::kFloat32 && values.dtype != DType::kFloat64) {
-        throw TypeError(std::string(operation) + ": " + name + " has dtype " + dtype_name(values.dtype) +
-                        ", expected float32 or float64");
+    if (options.activation < Activation::kNone || options.activation > Activation::kElu) {
+        fail(operation, "activation is number " + std::to_string(static_cast<int>(options.activation)) +
+                            ", expected one of Activation");
     }
-    if (values.ndim != 1 || values.shape[0] != x.shape[axis]) {
-        const std::int64_t expected[] = {x.shape[axis]};
-        fail(operation, std::string(name) + " has shape " + shape_text(values) + ", expected " +
-                            shape_text(expected, 1) + " to match axis " + std::to_string(axis) + " of x with shape " +
-                            shape_text(x));
+    if (options.eps_placement != EpsPlacement::kVar && options.eps_placement != EpsPlacement::kStd) {
+        fail(operation, "eps_placement is number " + std::to_string(static_cast<int>(options.eps_placement)) +
+                            ", expected one of EpsPlacement");
     }
-}
-
-void check_like(const char* operation, const char* name, const TensorView& value, const char* like,
-                const TensorView& x) {
-    if (value.data == nullptr) return;
-    if (value.dtype != x.dtype) {
-        throw TypeError(std::string(operation) + ": " + name + " has dtype " + dtype_name(value.dtype) + ", expected " +
-                        dtype_name(x.dtype) + " as " + like);
-    }
-    bool same = value.ndim == x.ndim;
-    for (int d = 0; same && d < x.ndim; ++d) same = value.shape[d] == x.shape[d];
-    if (!same)
-        fail(operation,
-             std::string(name) + " has shape " + shape_text(value) + ", expected " + shape_text(x) + " as " + like);
-}
-
-void check_where(const char* operation, const WhereView& where, const TensorView& x, int axis) {
-    if (where.data == nullptr || where_fits(where, x, axis)) return;
-    fail(operation, "where has shape " + shape_text(where.shape, where.ndim) +
-                        ", expected one that broadcasts to x with shape " + shape_text(x) + " with axis " +
-                        std::to_string(axis) + " removed or of length 1");
-}
-
-void check_invertible(const char* operation, const BatchNormInputs& inputs, const BatchNormOptions& options) {
-    const std::string in_place = "out is x (y overwrites what backward needs), expected ";
-    if (inputs.residual.data != nullptr) fail(operation, in_place + "no residual");
-    if (inputs.where.data != nullptr) fail(operation, in_place + "no where");
-    if (options.dropout > 0) fail(operation, in_place + "dropout 0, got " + number_text(options.dropout));
-    switch (options.activation) {
-        case Activation::kNone: return;
-        case Activation::kLeakyRelu:
-            if (options.activation_slope > 0) return;
-            fail(operation, in_place + "activation_slope > 0, got " + number_text(options.activation_slope));
-        case Activation::kElu:
-            if (item_size(inputs.x.dtype) > 2) return;
-            fail(operation, in_place + "another activation than elu for x of " + dtype_name(inputs.x.dtype));
-        default: fail(operation, in_place + "activation None, leaky_relu or elu");
-    }
-}
-
-namespace {
-
-struct Precision {
-    int digits;      // of the significand, in bits
-    double quantum;  // smallest positive number
-};
-Precision precision_of(DType dtype) {
-    switch (dtype) {
-        case DType::kFloat64: return {53, 0x1p-1074};
-        case DType::kFloat16: return {11, 0x1p-24};
-        case DType::kBFloat16: return {8, 0x1p-133};
-        default: return {24, 0x1p-149};
-    }
-}
-
-}  // namespace
-
-void check_invertible_scale(const char* operation, DType dtype, const BatchNormOptions& options, const double* gamma,
-                            const double* beta, std::int64_t channels) {
-    // y = gamma * normalised + beta is rounded by 2^-digits * |beta|, or by the quantum divided by a slope below 1;
-    // divided by |gamma| that is what normalised loses, which has a size of 1.
-    const Precision precision = precision_of(dtype);
-    const double half = std::ldexp(1.0, precision.digits / 2);
-    const bool leaky = options.activation == Activation::kLeakyRelu;
-    const double quantum = precision.quantum / (leaky ? std::fmin(options.activation_slope, 1.0) : 1.0);
-    for (std::int64_t c = 0; c < channels; ++c) {
-        const double smallest = std::fmax(std::fabs(beta[c]) / half, quantum * half);
-        if (std::fabs(gamma[c]) >= smallest) continue;
-        fail(operation, "gamma is " + number_text(gamma[c]) + " in channel " + std::to_string(c) +
-                            ", expected at least " + number_text(smallest) +
-                            " in magnitude where out is x: backward divides by it");
-    }
+    check_rate(operation, "dropout", options.dropout);
 }
 
 void check_rate(const char* operation, const char* name, double rate) {
     if (!(rate >= 0 && rate <= 1))
         fail(operation, std::string(name) + " is " + number_text(rate) + ", expected a number in [0, 1]");
-}
-
-void check_output(const char* operation, const Memory& out) {
-    if (overlaps_itself(out)) fail(operation, "out has elements that share memory, expected memory of their own");
-}
-
-void check_disjoint(const char* operation, const Memory& out, const WhereView& where) {
-    if (where.data != nullptr && !disjoint(out, memory_of(where))) {
-        fail(operation, "out overlaps where in memory, expected memory of its own");
-    }
-}
-
-void check_disjoint(const char* operation, const Memory& out, const char* name, const TensorView& input) {
-    if (input.data != nullptr && !disjoint(out, memory_of(input))) {
-        fail(operation, std::string("out overlaps ") + name + " in memory, expected memory of its own");
-    }
-}
-
-namespace {
-
-template <class T>
-T channel_value(const char* source, std::int64_t stride, std::int64_t channel) {
-    T value;
-    std::memcpy(&value, source + channel * stride, sizeof value);
-    return value;
-}
-
-template <class T>
-void check_not_negative(const char* operation, const char* name, const char* source, std::int64_t stride,
-                        std::int64_t channels) {
-    bool negative = false;
-    for (std::int64_t c = 0; c < channels; ++c) negative |= channel_value<T>(source, stride, c) < 0;
-    for (std::int64_t c = 0; negative && c < channels; ++c) {
-        const T value = channel_value<T>(source, stride, c);
-        if (value < 0) {
-            fail(operation, std::string(name) + " is " + number_text(static_cast<double>(value)) + " in channel " +
-                                std::to_string(c) + ", expected numbers >= 0");
-        }
-    }
-}
-
-}  // namespace
-
-void check_not_negative(const char* operation, const char* name, const TensorView& values) {
-    const char* const source = static_cast<const char*>(values.data);
-    const std::int64_t stride = values.strides[0], channels = values.shape[0];
-    if (values.dtype == DType::kFloat64) {
-        check_not_negative<double>(operation, name, source, stride, channels);
-    } else if (stride == sizeof(float)) {
-        check_not_negative<float>(operation, name, source, sizeof(float), channels);  // a loop of vectors
-    } else {
-        check_not_negative<float>(operation, name, source, stride, channels);
-    }
 }
 
 }  // namespace bnfast::api

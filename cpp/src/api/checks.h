@@ -2,11 +2,14 @@
 // Names are plain text: to make strings of them would take longer than a small batch norm.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "api/memory.h"
-#include "bnfast/batch_norm.h"
 #include "bnfast/error.h"
+#include "bnfast/norm_options.h"
+#include "problem/backend.h"
 
 namespace bnfast::api {
 
@@ -17,27 +20,38 @@ std::string number_text(double value);
 
 [[noreturn]] void fail(const char* operation, const std::string& what);
 
-// The axis counted from the front; ValueError where x has no such axis.
-int check_axis(const char* operation, const TensorView& x, int axis);
-void check_options(const char* operation, const BatchNormOptions& options);
-// One float32 or float64 entry for each channel; absent is allowed.
-void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
-                          int axis);
+// --- tensors ----------------------------------------------------------------------------------------------------
+
+// A view that describes memory: a number of dimensions, lengths that are not negative, strides, a dtype, and data
+// unless there are no elements.
+void check_memory(const char* operation, const char* name, const TensorView& view);
+// The same, of floating-point numbers.
+void check_tensor(const char* operation, const char* name, const TensorView& view);
+// A tensor of x's shape and dtype, on its device. `like` is how messages call x.
 void check_like(const char* operation, const char* name, const TensorView& value, const char* like,
                 const TensorView& x);
-void check_where(const char* operation, const WhereView& where, const TensorView& x, int axis);
-// What lets batch norm compute x from y: ValueError for other activations, and for residual, dropout or where.
-void check_invertible(const char* operation, const BatchNormInputs& inputs, const BatchNormOptions& options);
-// ValueError, naming the channel, where gamma is so small that y has less than half the digits of (x - mean) / std.
-void check_invertible_scale(const char* operation, DType dtype, const BatchNormOptions& options, const double* gamma,
-                            const double* beta, std::int64_t channels);
-void check_rate(const char* operation, const char* name, double rate);
+// One float32 or float64 entry for each channel, on x's device.
+void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
+                          int axis);
+void check_channel_values(const char* operation, const char* name, const std::optional<TensorView>& values,
+                          const TensorView& x, int axis);
+void check_where(const char* operation, const TensorView& where, const TensorView& x, int axis);
+// A pointer that is to be written or read.
+void check_pointer(const char* operation, const char* name, const void* pointer);
+
+// The backend of x's device: ValueError where this build has none.
+const Backend& check_device(const char* operation, const TensorView& x);
+
 // ValueError where two elements of an output share memory.
 void check_output(const char* operation, const Memory& out);
-void check_disjoint(const char* operation, const Memory& out, const WhereView& where);
 void check_disjoint(const char* operation, const Memory& out, const char* name, const TensorView& input);
+void check_disjoint(const char* operation, const Memory& out, const char* name, const std::optional<TensorView>& input);
 
-// ValueError where a checked per-channel array has a number below zero.
-void check_not_negative(const char* operation, const char* name, const TensorView& values);
+// --- numbers ----------------------------------------------------------------------------------------------------
+
+// The axis counted from the front; ValueError where x has no such axis.
+int check_axis(const char* operation, const TensorView& x, int axis);
+void check_options(const char* operation, const NormOptions& options);
+void check_rate(const char* operation, const char* name, double rate);
 
 }  // namespace bnfast::api

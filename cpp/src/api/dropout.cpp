@@ -1,20 +1,19 @@
-// The front desk of dropout: checks, geometry, the numbers of each mode.
+// The front desk of dropout: checks, runs of the mask, the numbers of each mode.
 #include "bnfast/dropout.h"
 
-#include <algorithm>
+#include <vector>
 
 #include "api/checks.h"
-#include "api/geometry.h"
-#include "api/memory.h"
-#include "cpu/arithmetic.h"
-#include "cpu/dropout.h"
 #include "numerics/mask.h"
+#include "problem/backend.h"
 
 namespace bnfast {
-
 namespace {
 
-using api::OrderedTensor;
+void check_mode(const char* operation, DropoutMode mode) {
+    if (mode >= DropoutMode::kInverted && mode <= DropoutMode::kAlpha) return;
+    api::fail(operation, "mode is number " + std::to_string(static_cast<int>(mode)) + ", expected one of DropoutMode");
+}
 
 // Whether each dimension is broadcast in the mask.
 std::vector<bool> check_broadcast_axes(const char* operation, const std::vector<int>& axes, int ndim) {
@@ -30,147 +29,98 @@ std::vector<bool> check_broadcast_axes(const char* operation, const std::vector<
     return broadcast;
 }
 
-// Elements in C order, as runs of the trailing dimensions, which are all broadcast or all not; the dimensions before
-// them number the runs.
-struct Runs {
-    api::LayoutOrder order;
-    bool constant = false;
-    std::vector<std::int64_t> prefix_shape, prefix_strides;
-    std::int64_t length = 1;
-};
-
-Runs cut_runs(const TensorView& x, const std::vector<bool>& broadcast) {
-    Runs runs;
-    const auto is_broadcast = [&](int d) { return static_cast<bool>(broadcast[static_cast<std::size_t>(d)]); };
-    int begin = x.ndim;
-    bool any = false;
-    while (begin > 1) {
-        const int d = begin - 1;
-        if (x.shape[d] != 1) {
-            if (any && is_broadcast(d) != runs.constant) break;
-            runs.constant = is_broadcast(d);
-            any = true;
-        }
-        --begin;
-    }
-    if (!any) runs.constant = is_broadcast(0);
-    for (int d = begin; d < x.ndim; ++d) runs.length *= x.shape[d];
-    std::int64_t mask_stride = runs.constant ? 1 : runs.length;
-    for (int d = begin - 1; d >= 0; --d) {
-        runs.prefix_shape.insert(runs.prefix_shape.begin(), x.shape[d]);
-        runs.prefix_strides.insert(runs.prefix_strides.begin(), is_broadcast(d) ? 0 : mask_stride);
-        if (!is_broadcast(d)) mask_stride *= x.shape[d];
-    }
-    api::LayoutOrder& order = runs.order;
-    order.channel_axis = begin - 1;
-    for (int d = 0; d < begin - 1; ++d) order.outer_dims.push_back(d);
-    for (int d = begin; d < x.ndim; ++d) order.inner_dims.push_back(d);
-    order.geometry.outer = 1;
-    for (const int d : order.outer_dims) order.geometry.outer *= x.shape[d];
-    order.geometry.channels = x.shape[begin - 1];
-    order.geometry.inner = runs.length;
-    if (x.ndim == 1) {  // one run, not a run an element
-        order.geometry.rows = true;
-        runs.length = x.shape[0];
-        runs.prefix_shape.clear();
-        runs.prefix_strides.clear();
-    }
-    return runs;
+void check_mask_options(const char* operation, const DropoutOptions& options) {
+    api::check_rate(operation, "rate", options.rate);
+    check_mode(operation, options.mode);
 }
 
+constexpr std::int64_t kOne = 1;
+
+// A number as a vector of one.
 TensorView at_least_1d(TensorView view) {
     if (view.ndim == 0) {
         view.ndim = 1;
-        view.shape[0] = 1;
-        view.strides[0] = item_size(view.dtype);
+        view.shape = view.strides = &kOne;  // a stride along one element is never used
     }
     return view;
 }
 
-// The runs of a problem whose elements are one dense block of mask elements in order become a single run.
-void merge_runs(cpu::DropoutProblem& problem) {
-    const cpu::Geometry g = problem.geometry;
-    const auto dense = [&](const cpu::Operand& operand) {
-        return (g.channels == 1 || operand.channel_stride == g.inner) &&
-               (g.outer == 1 || operand.outer_stride == g.channels * g.inner);
-    };
-    std::int64_t stride = problem.constant_runs ? -1 : g.inner;
-    bool in_order = stride > 0;
-    for (std::size_t d = problem.prefix_shape.size(); in_order && d-- > 0;) {
-        in_order = problem.prefix_shape[d] == 1 || problem.prefix_strides[d] == stride;
-        stride *= problem.prefix_shape[d];
-    }
-    if (!in_order || !dense(problem.x) || !dense(problem.y)) return;
-    problem.geometry = {1, 1, g.outer * g.channels * g.inner, false};
-    problem.prefix_shape.clear();
-    problem.prefix_strides.clear();
-}
+// What the arguments of a call are named, as messages have them.
+struct Names {
+    const char *operation, *input;
+};
 
-void run(const char* operation, const TensorView& x_view, const TensorView& y_view, const std::vector<int>& axes,
-         cpu::DropoutProblem& problem) {
-    const cpu::StandardArithmetic arithmetic;
-    const TensorView x = at_least_1d(x_view), y = at_least_1d(y_view);
-    api::check_like(operation, "out", y, "x", x);
-    const api::Memory out = api::memory_of(y);
+// Applies the problem's scale and mask to the elements of x.
+void run(const Names& names, const TensorView& x_view, const TensorView& y_view, const std::vector<int>& axes,
+         DropoutProblem& problem) {
+    const char* const operation = names.operation;
+    api::check_tensor(operation, names.input, x_view);
+    api::check_like(operation, "out", y_view, names.input, x_view);
+    const Backend& backend = api::check_device(operation, x_view);
+    problem.x = at_least_1d(x_view);
+    problem.y = at_least_1d(y_view);
+    const api::Memory out = api::memory_of(problem.y);
     api::check_output(operation, out);
-    if (!api::same_memory(x, y)) api::check_disjoint(operation, out, "x", x);
-    const Runs runs = cut_runs(x, check_broadcast_axes(operation, axes, x.ndim));
-    OrderedTensor input, output;
-    input.bind(x, runs.order, OrderedTensor::Use::kRead);
-    output.bind(y, runs.order, OrderedTensor::Use::kWrite);
-    problem.dtype = x.dtype;
-    problem.geometry = runs.order.geometry;
-    problem.x = input.operand();
-    problem.y = output.operand();
-    problem.constant_runs = runs.constant;
-    problem.prefix_shape = runs.prefix_shape;
-    problem.prefix_strides = runs.prefix_strides;
-    merge_runs(problem);
-    cpu::dropout(problem);
-    output.finish();
+    if (!api::same_memory(problem.x, problem.y)) api::check_disjoint(operation, out, names.input, problem.x);
+    problem.runs = mask_runs(problem.x.shape, problem.x.ndim, check_broadcast_axes(operation, axes, problem.x.ndim));
+    backend.dropout(problem);
 }
 
 }  // namespace
 
-void dropout(const char* operation, const TensorView& x, const DropoutOptions& options, bool backward,
-             const TensorView& y) {
-    api::check_rate(operation, "rate", options.rate);
-    cpu::DropoutProblem problem;
+void dropout(const TensorView& x, const DropoutOptions& options, const TensorView& y) {
+    const Names names{"dropout", "x"};
+    check_mask_options(names.operation, options);
+    DropoutProblem problem;
     problem.bits = numerics::dropout_bits(options.rate, options.seed, options.offset);
     if (options.mode == DropoutMode::kInverted) {
         problem.scale = numerics::dropout_scale(options.rate);
     } else if (options.mode == DropoutMode::kAlpha) {
         const numerics::AlphaDropout alpha = numerics::alpha_dropout(options.rate);
         problem.scale = alpha.scale;
-        if (!backward) {
-            problem.shift = alpha.shift;
-            problem.dropped = alpha.dropped;
-        }
+        problem.shift = alpha.shift;
+        problem.dropped = alpha.dropped;
     }
-    run(operation, x, y, options.broadcast_axes, problem);
+    run(names, x, y, options.broadcast_axes, problem);
 }
 
-void scale(const char* operation, const TensorView& x, double factor, const TensorView& y) {
-    cpu::DropoutProblem problem;
+void dropout_backward(const TensorView& dy, const DropoutOptions& options, const TensorView& dx) {
+    const Names names{"dropout_backward", "dy"};
+    check_mask_options(names.operation, options);
+    DropoutProblem problem;
+    problem.bits = numerics::dropout_bits(options.rate, options.seed, options.offset);
+    if (options.mode == DropoutMode::kInverted) problem.scale = numerics::dropout_scale(options.rate);
+    if (options.mode == DropoutMode::kAlpha) problem.scale = numerics::alpha_dropout(options.rate).scale;
+    run(names, dy, dx, options.broadcast_axes, problem);
+}
+
+void dropout_inference(const TensorView& x, double rate, DropoutMode mode, const TensorView& y) {
+    const Names names{"dropout_inference", "x"};
+    api::check_rate(names.operation, "rate", rate);
+    check_mode(names.operation, mode);
+    DropoutProblem problem;
     problem.bits.keep = kKeepAll;
-    problem.scale = factor;
-    run(operation, x, y, {}, problem);
+    if (mode == DropoutMode::kClassic) problem.scale = 1.0 - rate;
+    run(names, x, y, {}, problem);
 }
 
 void dropout_mask(const std::vector<std::int64_t>& shape, const DropoutOptions& options, std::uint8_t* mask) {
     const char* const operation = "dropout_mask";
-    api::check_rate(operation, "rate", options.rate);
-    TensorView view;
-    view.ndim = static_cast<int>(shape.size());
-    std::copy(shape.begin(), shape.end(), view.shape);
-    view = at_least_1d(view);
-    const Runs runs = cut_runs(view, check_broadcast_axes(operation, options.broadcast_axes, view.ndim));
-    cpu::DropoutProblem problem;
-    problem.bits = numerics::dropout_bits(options.rate, options.seed, options.offset);
-    problem.constant_runs = runs.constant;
-    problem.prefix_shape = runs.prefix_shape;
-    problem.prefix_strides = runs.prefix_strides;
-    cpu::expand_mask(problem, runs.length, mask);
+    check_mask_options(operation, options);
+    const std::vector<std::int64_t> lengths = shape.empty() ? std::vector<std::int64_t>{1} : shape;
+    const int ndim = static_cast<int>(lengths.size());
+    TensorView described;  // of bytes, as the mask is
+    const std::vector<std::int64_t> strides(lengths.size());
+    described.data = mask;
+    described.shape = lengths.data();
+    described.strides = strides.data();
+    described.ndim = ndim;
+    described.dtype = DType::kBool;
+    api::check_memory(operation, "mask", described);
+    const MaskRuns runs =
+        mask_runs(lengths.data(), ndim, check_broadcast_axes(operation, options.broadcast_axes, ndim));
+    api::check_device(operation, described)
+        .dropout_mask(numerics::dropout_bits(options.rate, options.seed, options.offset), runs, mask);
 }
 
 }  // namespace bnfast

@@ -13,12 +13,12 @@ void insert(Memory& memory, const Memory::Dim& dim) {
     memory.dims[at] = dim;
 }
 
-template <class View>
-Memory memory_of_view(const View& view, std::int64_t item) {
+}  // namespace
+
+Memory memory_of(const TensorView& view) {
     Memory memory;
-    if (view.data == nullptr) return memory;
     memory.begin = reinterpret_cast<std::uintptr_t>(view.data);
-    memory.item = item;
+    memory.item = item_size(view.dtype);
     for (int d = 0; d < view.ndim; ++d) {
         const std::int64_t stride = view.strides[d], steps = view.shape[d] - 1;
         if (steps < 0) {  // no element
@@ -34,6 +34,8 @@ Memory memory_of_view(const View& view, std::int64_t item) {
     }
     return memory;
 }
+
+namespace {
 
 std::int64_t span(const Memory& m, int from) {
     std::int64_t bytes = m.item;
@@ -59,9 +61,6 @@ bool never_meet(const Memory& a, int da, const Memory& b, int db, std::int64_t d
 }
 
 }  // namespace
-
-Memory memory_of(const TensorView& view) { return memory_of_view(view, item_size(view.dtype)); }
-Memory memory_of(const WhereView& view) { return memory_of_view(view, 1); }
 
 bool disjoint(const Memory& a, const Memory& b) {
     if (a.item == 0 || b.item == 0) return true;

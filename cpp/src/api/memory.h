@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "bnfast/batch_norm.h"
+#include "bnfast/tensor.h"
 
 namespace bnfast::api {
 
@@ -20,7 +20,6 @@ struct Memory {
 };
 
 Memory memory_of(const TensorView& view);
-Memory memory_of(const WhereView& view);
 
 // Exact for views whose dimensions nest, as slices of one buffer do; says false where it cannot tell.
 bool disjoint(const Memory& a, const Memory& b);

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "cpu/parallel.h"
-#include "cpu/plan.h"
+#include "cpu/packing.h"
+#include "cpu/schedule.h"
 #include "cpu/target.h"
 
 namespace bnfast::cpu {
@@ -17,25 +17,25 @@ constexpr std::int64_t kTaskElements = 65536;
 // The first mask element of each run, walked in order.
 class RunIndex {
   public:
-    RunIndex(const DropoutProblem& problem, std::int64_t run) : problem_(problem), at_(problem.prefix_shape.size()) {
+    RunIndex(const MaskRuns& runs, std::int64_t run) : runs_(runs), at_(runs.shape.size()) {
         for (std::size_t d = at_.size(); d-- > 0;) {
-            at_[d] = run % problem.prefix_shape[d];
-            run /= problem.prefix_shape[d];
-            index_ += at_[d] * problem.prefix_strides[d];
+            at_[d] = run % runs.shape[d];
+            run /= runs.shape[d];
+            index_ += at_[d] * runs.mask_strides[d];
         }
     }
     std::uint64_t index() const { return static_cast<std::uint64_t>(index_); }
     void next() {
         for (std::size_t d = at_.size(); d-- > 0;) {
-            index_ += problem_.prefix_strides[d];
-            if (++at_[d] < problem_.prefix_shape[d]) return;
-            index_ -= problem_.prefix_strides[d] * at_[d];
+            index_ += runs_.mask_strides[d];
+            if (++at_[d] < runs_.shape[d]) return;
+            index_ -= runs_.mask_strides[d] * at_[d];
             at_[d] = 0;
         }
     }
 
   private:
-    const DropoutProblem& problem_;
+    const MaskRuns& runs_;
     std::vector<std::int64_t> at_;
     std::int64_t index_ = 0;
 };
@@ -67,70 +67,128 @@ class BitReader {
     std::uint8_t group_bits_[kGroup / 8];
 };
 
-std::int64_t runs_of(const DropoutProblem& problem) {
-    return problem.geometry.rows ? problem.geometry.outer : problem.geometry.outer * problem.geometry.channels;
-}
-std::int64_t run_length(const DropoutProblem& problem) {
-    return problem.geometry.rows ? problem.geometry.channels : problem.geometry.inner;
+// Where run number k begins in a tensor: the runs of the last dimension before them are `step` elements apart, and
+// there are `count` of those in each step of the dimensions before.
+struct RunAddress {
+    char* data;
+    std::int64_t count, outer_bytes, step_bytes;
+
+    char* operator()(std::int64_t run) const { return data + run / count * outer_bytes + run % count * step_bytes; }
+};
+
+RunAddress address_of(const Operand& operand, const Geometry& g, std::int64_t item) {
+    return {static_cast<char*>(operand.data), g.rows ? 1 : g.channels, operand.outer_stride * item,
+            operand.channel_stride * item};
 }
 
-char* run_at(const DropoutProblem& problem, const Operand& operand, std::int64_t run) {
-    const std::int64_t channels = problem.geometry.rows ? 1 : problem.geometry.channels;
-    return static_cast<char*>(operand.data) +
-           (run / channels * operand.outer_stride + run % channels * operand.channel_stride) * item_size(problem.dtype);
+// A tensor's runs as planes of a layout; the only dimension of a vector as a row.
+Layout layout_of(const DropoutProblem& problem) {
+    const MaskRuns& runs = problem.runs;
+    Layout layout;
+    Geometry& g = layout.geometry;
+    g.outer = 1;
+    if (runs.first_dim == 0) {
+        g.channels = runs.length;
+        g.inner = 1;
+        g.rows = true;
+        return layout;
+    }
+    layout.channel_axis = runs.first_dim - 1;
+    for (int d = 0; d < layout.channel_axis; ++d) {
+        layout.outer_dims.push_back(d);
+        g.outer *= problem.x.shape[d];
+    }
+    for (int d = runs.first_dim; d < problem.x.ndim; ++d) layout.inner_dims.push_back(d);
+    g.channels = problem.x.shape[layout.channel_axis];
+    g.inner = runs.length;
+    return layout;
+}
+
+// Whether all elements are one dense block of mask elements in order: a single run.
+bool is_one_run(const MaskRuns& runs, const Geometry& g, const Operand& x, const Operand& y) {
+    const auto dense = [&](const Operand& operand) {
+        return (g.channels == 1 || operand.channel_stride == g.inner) &&
+               (g.outer == 1 || operand.outer_stride == g.channels * g.inner);
+    };
+    if (runs.constant || g.inner == 0) return false;
+    std::int64_t stride = g.inner;
+    for (std::size_t d = runs.shape.size(); d-- > 0;) {
+        if (runs.shape[d] != 1 && runs.mask_strides[d] != stride) return false;
+        stride *= runs.shape[d];
+    }
+    return dense(x) && dense(y);
 }
 
 }  // namespace
 
 void dropout(const DropoutProblem& problem) {
-    const std::int64_t runs = runs_of(problem), length = run_length(problem), item = item_size(problem.dtype);
-    const std::int64_t elements = runs * length;
+    const Layout layout = layout_of(problem);
+    const Geometry& g = layout.geometry;
+    const std::int64_t item = item_size(problem.x.dtype), elements = layout.elements();
     if (elements == 0) return;
-    const int threads = static_cast<int>(std::clamp<std::int64_t>(elements / (kSerialElements / 2), 1, num_threads()));
-    const bool streaming = problem.x.data != problem.y.data && exceeds_caches(elements * item);
-    const auto kernel = active_target().elements[static_cast<int>(problem.dtype)].dropout;
-    const bool kept = problem.bits.keep != 0;
-    if (runs == 1) {
-        parallel_for((length + kTaskElements - 1) / kTaskElements, threads, [&](std::int64_t task) {
-            const std::int64_t begin = task * kTaskElements, n = std::min(kTaskElements, length - begin);
+    PackedTensor x, y;
+    x.bind(problem.x, layout, PackedTensor::Use::kRead);
+    y.bind(problem.y, layout, PackedTensor::Use::kWrite);
+    const bool one_run = g.rows || is_one_run(problem.runs, g, x.operand(), y.operand());
+    const bool in_place = x.operand().data == y.operand().data;
+    const auto kernel = active_target().elements[static_cast<int>(problem.x.dtype)].dropout;
+    const RunAddress x_run = address_of(x.operand(), g, item), y_run = address_of(y.operand(), g, item);
+    const bool streaming = !in_place && worth_streaming(elements * item);
+    const int threads = useful_threads(elements);
+    const auto apply = [&](std::int64_t run, std::int64_t first, std::int64_t n, std::uint64_t index, bool kept) {
+        DropoutRun task;
+        task.x = x_run(run) + first * item;
+        task.y = y_run(run) + first * item;
+        task.n = n;
+        task.bits = problem.bits;
+        task.index = index;
+        task.constant = problem.runs.constant;
+        task.kept = kept;
+        task.scale = problem.scale;
+        task.shift = problem.shift;
+        task.dropped = problem.dropped;
+        task.streaming = streaming;
+        kernel(task);
+    };
+    const auto kept_at = [&](BitReader& reader, std::uint64_t index) {
+        return problem.runs.constant ? reader.kept(index) : problem.bits.keep != 0;
+    };
+    if (one_run) {
+        parallel_for((elements + kTaskElements - 1) / kTaskElements, threads, [&](std::int64_t task) {
+            const std::int64_t begin = task * kTaskElements, n = std::min(kTaskElements, elements - begin);
             BitReader reader(problem.bits);
-            kernel({static_cast<char*>(problem.x.data) + begin * item,
-                    static_cast<char*>(problem.y.data) + begin * item, n, problem.bits,
-                    static_cast<std::uint64_t>(problem.constant_runs ? 0 : begin), problem.constant_runs,
-                    problem.constant_runs ? reader.kept(0) : kept, problem.scale, problem.shift, problem.dropped,
-                    streaming});
+            apply(0, begin, n, problem.runs.constant ? 0 : static_cast<std::uint64_t>(begin), kept_at(reader, 0));
         });
-        return;
+    } else {
+        const std::int64_t length = problem.runs.length, runs = elements / length;
+        const std::int64_t per_task = std::max<std::int64_t>(1, kTaskElements / length);
+        parallel_for((runs + per_task - 1) / per_task, threads, [&](std::int64_t task) {
+            BitReader reader(problem.bits);
+            RunIndex index(problem.runs, task * per_task);
+            for (std::int64_t run = task * per_task; run < std::min(runs, (task + 1) * per_task); ++run, index.next()) {
+                apply(run, 0, length, index.index(), kept_at(reader, index.index()));
+            }
+        });
     }
-    const std::int64_t per_task = std::max<std::int64_t>(1, kTaskElements / length);
-    parallel_for((runs + per_task - 1) / per_task, threads, [&](std::int64_t task) {
-        BitReader reader(problem.bits);
-        RunIndex index(problem, task * per_task);
-        for (std::int64_t run = task * per_task; run < std::min(runs, (task + 1) * per_task); ++run, index.next()) {
-            kernel({run_at(problem, problem.x, run), run_at(problem, problem.y, run), length, problem.bits,
-                    index.index(), problem.constant_runs, problem.constant_runs ? reader.kept(index.index()) : kept,
-                    problem.scale, problem.shift, problem.dropped, streaming});
-        }
-    });
+    y.finish();
 }
 
-void expand_mask(const DropoutProblem& problem, std::int64_t run, std::uint8_t* out) {
-    std::int64_t runs = 1;
-    for (const std::int64_t size : problem.prefix_shape) runs *= size;
-    if (runs * run == 0) return;
+void expand_mask(const DropoutBits& dropout_bits, const MaskRuns& runs, std::uint8_t* out) {
+    const std::int64_t length = runs.length, count = runs.count();
+    if (count * length == 0) return;
     std::vector<std::uint8_t> bits((kTaskElements + 2 * kGroup) / 8);
-    BitReader reader(problem.bits);
-    RunIndex index(problem, 0);
-    for (std::int64_t r = 0; r < runs; ++r, index.next(), out += run) {
-        if (problem.constant_runs) {
-            std::fill_n(out, run, static_cast<std::uint8_t>(reader.kept(index.index())));
+    BitReader reader(dropout_bits);
+    RunIndex index(runs, 0);
+    for (std::int64_t r = 0; r < count; ++r, index.next(), out += length) {
+        if (runs.constant) {
+            std::fill_n(out, length, static_cast<std::uint8_t>(reader.kept(index.index())));
             continue;
         }
-        for (std::int64_t begin = 0; begin < run; begin += kTaskElements) {
-            const std::int64_t n = std::min(kTaskElements, run - begin);
+        for (std::int64_t begin = 0; begin < length; begin += kTaskElements) {
+            const std::int64_t n = std::min(kTaskElements, length - begin);
             const std::uint64_t first = index.index() + static_cast<std::uint64_t>(begin);
             const std::int64_t skip = static_cast<std::int64_t>(first % kGroup);
-            fill_bits(problem.bits, first / kGroup, (skip + n + kGroup - 1) / kGroup, bits.data());
+            fill_bits(dropout_bits, first / kGroup, (skip + n + kGroup - 1) / kGroup, bits.data());
             for (std::int64_t i = 0; i < n; ++i) {
                 const std::size_t bit = static_cast<std::size_t>(skip + i);
                 out[begin + i] = (bits[bit / 8] >> (bit % 8)) & 1;

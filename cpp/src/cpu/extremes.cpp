@@ -5,10 +5,10 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu/batch_norm.h"
-#include "cpu/plan.h"
-#include "cpu/scratch.h"
-#include "cpu/sweep.h"
+#include "cpu/blocks.h"
+#include "cpu/norm.h"
+#include "cpu/schedule.h"
+#include "cpu/target.h"
 
 namespace bnfast::cpu {
 namespace {
@@ -16,7 +16,7 @@ namespace {
 bool too_large(double m2) { return !(m2 <= std::numeric_limits<double>::max()); }  // NaN, too
 
 // Whether squares have lost digits, or all of them, that show in invstd.
-bool too_small(const Problem& problem, double m2, double count) {
+bool too_small(const BoundProblem& problem, double m2, double count) {
     // Below this variance, the rounding of squares to multiples of 2^-1074 is no longer beyond the last digit.
     constexpr double kSmallest = 0x1p-1015;
     // From these on, eps hides the variance whatever its digits.
@@ -26,7 +26,7 @@ bool too_small(const Problem& problem, double m2, double count) {
 
 // Calls f(x) for each element of a channel that takes part, in the order of memory.
 template <class F>
-void for_each_element(const Problem& problem, std::int64_t channel, F f) {
+void for_each_element(const BoundProblem& problem, std::int64_t channel, F f) {
     const Geometry& g = problem.geometry;
     const std::int64_t lines = g.rows ? 1 : g.outer, length = g.rows ? g.outer : g.inner;
     const std::int64_t stride = g.rows ? problem.x.outer_stride : 1;
@@ -40,7 +40,7 @@ void for_each_element(const Problem& problem, std::int64_t channel, F f) {
 }
 
 // The exponent of the largest deviation from the first element; false where there is none, or x is not finite.
-bool exponent_of(const Problem& problem, std::int64_t channel, int& exponent) {
+bool exponent_of(const BoundProblem& problem, std::int64_t channel, int& exponent) {
     bool finite = true, any = false;
     double first = 0.0, most = 0.0;
     for_each_element(problem, channel, [&](double x) {
@@ -61,28 +61,39 @@ class Pieces {
         piece_[size_++] = x;
         if (size_ == kPiece) merge();
     }
-    // (mean, mean_low, m2, count) of all.
-    ChannelStatistics finish() {
+    // Count, mean, mean_low and m2 of all.
+    Statistics finish() {
         if (size_ > 0) merge();
-        return {counts_, mean_, mean_low_, m2_, nullptr, nullptr, nullptr};
+        return numbers(0);
     }
 
   private:
     void merge() {
-        Problem problem;
+        BoundProblem problem;
         problem.dtype = DType::kFloat64;
-        problem.geometry = {1, 1, size_};
+        problem.geometry.outer = problem.geometry.channels = 1;
+        problem.geometry.inner = size_;
         problem.x = {piece_, size_, size_};
-        moments(problem, {counts_ + 1, mean_ + 1, mean_low_ + 1, m2_ + 1, nullptr, nullptr, nullptr});
+        moments(problem, numbers(1));
         active_target().merge_moments({mean_, mean_low_, m2_}, counts_, 2, 1, 1);
         counts_[0] += counts_[1];
         size_ = 0;
+    }
+    Statistics numbers(int k) {
+        Statistics result;
+        result.count = counts_ + k;
+        result.mean = mean_ + k;
+        result.mean_low = mean_low_ + k;
+        result.m2 = m2_ + k;
+        result.invstd = invstd_ + k;
+        return result;
     }
     static constexpr std::int64_t kPiece = 1 << 15;
     Scratch scratch_;
     double* const piece_ = scratch_.take<double>(kPiece);
     std::int64_t size_ = 0;
-    double counts_[2] = {}, mean_[2] = {}, mean_low_[2] = {}, m2_[2] = {};  // of what was merged, and of a piece
+    // Of what was merged, and of a piece.
+    double counts_[2] = {}, mean_[2] = {}, mean_low_[2] = {}, m2_[2] = {}, invstd_[2] = {};
 };
 
 // sqrt(a^2 + b^2), whose squares may be beyond float64.
@@ -91,19 +102,18 @@ double hypotenuse(double a, double b) {
     return less == 0 ? more : more * std::sqrt(1 + less / more * (less / more));
 }
 
-void measure_again(const Problem& problem, std::int64_t channel, const ChannelStatistics& s) {
+void measure_again(const BoundProblem& problem, std::int64_t channel, const Statistics& s) {
     int exponent = 0;
     if (!exponent_of(problem, channel, exponent)) return;
     const double factor = std::scalbn(1.0, -exponent);
     Pieces pieces;
     for_each_element(problem, channel, [&](double x) { pieces.add(x * factor); });
-    const ChannelStatistics scaled = pieces.finish();
+    const Statistics scaled = pieces.finish();
     if (too_large(s.m2[channel])) {
         s.mean[channel] = std::scalbn(*scaled.mean, exponent);
         s.mean_low[channel] = std::scalbn(*scaled.mean_low, exponent);
         s.m2[channel] = std::scalbn(*scaled.m2, 2 * exponent);  // inf, or a number that was only just not reached
     }
-    if (s.invstd == nullptr) return;
     const double std = std::scalbn(std::sqrt(*scaled.m2 / *scaled.count), exponent);
     const double divisor =
         problem.eps_placement == EpsPlacement::kVar ? hypotenuse(std, std::sqrt(problem.eps)) : std + problem.eps;
@@ -112,7 +122,7 @@ void measure_again(const Problem& problem, std::int64_t channel, const ChannelSt
 
 }  // namespace
 
-void measure_extremes(const Problem& problem, const ChannelStatistics& statistics) {
+void measure_extremes(const BoundProblem& problem, const Statistics& statistics) {
     if (problem.dtype != DType::kFloat64 || problem.elements() == 0) return;
     const std::int64_t channels = problem.geometry.channels;
     Scratch scratch;
@@ -120,10 +130,10 @@ void measure_extremes(const Problem& problem, const ChannelStatistics& statistic
     std::int64_t count = 0;
     for (std::int64_t c = 0; c < channels; ++c) {
         const double m2 = statistics.m2[c];
-        const bool low = statistics.invstd != nullptr && too_small(problem, m2, statistics.count[c]);
-        if (too_large(m2) || low) found[count++] = c;
+        if (too_large(m2) || too_small(problem, m2, statistics.count[c])) found[count++] = c;
     }
-    parallel_for(count, useful_threads(problem), [&](std::int64_t k) { measure_again(problem, found[k], statistics); });
+    parallel_for(count, useful_threads(problem.elements()),
+                 [&](std::int64_t k) { measure_again(problem, found[k], statistics); });
 }
 
 }  // namespace bnfast::cpu

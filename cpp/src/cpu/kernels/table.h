@@ -6,23 +6,13 @@
 
 #include <cstdint>
 
-#include "bnfast/batch_norm.h"
-#include "bnfast/tensor.h"
+#include "bnfast/norm_options.h"
+#include "numerics/blocks.h"
 #include "numerics/mask.h"
 
 namespace bnfast::cpu {
 
 constexpr std::int64_t kPadding = 32;  // entries behind the last channel
-
-// x as outer runs of channels of inner contiguous elements. rows: inner is 1 and the channels are contiguous.
-struct Geometry {
-    std::int64_t outer = 0;
-    std::int64_t channels = 0;
-    std::int64_t inner = 0;
-    bool rows = false;
-    // Short planes or narrow rows that touch the next ones in memory, without where: several can be walked as one.
-    bool flat = false;
-};
 
 struct Operand {
     void* data = nullptr;
@@ -60,14 +50,6 @@ constexpr std::int64_t kWholeBatches = 256;  // mask elements: batches whose bit
 // What a sweep over a tile fetches ahead: the inputs of the channels so many on, which are swept next, or:
 constexpr std::int64_t kFetchAlong = 0;     // what comes next in memory
 constexpr std::int64_t kFetchNothing = -1;  // all is in the cache
-
-// How a channel is cut into blocks, the units of the fixed summation tree. Depends on the geometry alone.
-struct Blocks {
-    std::int64_t count = 0;
-    std::int64_t outer_per_block = 1;  // planes or rows in a block
-    std::int64_t pieces = 1;           // blocks in a plane, where a plane is longer than a block
-    std::int64_t piece = 0;            // elements of such a block
-};
 
 struct Tile {
     std::int64_t outer_begin, outer_end;

@@ -1,11 +1,11 @@
 // Per-channel arrays of the caller as float64. Where channels are many and short they are shared out as group_channels
 // does, so that a thread finds in its own cache what it wrote.
-#include "cpu/channel_values.h"
+#include "cpu/parameters.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/plan.h"
+#include "cpu/schedule.h"
 
 namespace bnfast::cpu {
 namespace {

@@ -1,0 +1,64 @@
+// A box of a normalization call as the CPU sees it: operands in memory that kernels can walk.
+#pragma once
+
+#include <initializer_list>
+
+#include "bnfast/norm_options.h"
+#include "bnfast/tensor.h"
+#include "cpu/kernels/table.h"
+#include "numerics/mask.h"
+
+namespace bnfast::cpu {
+
+// The operands that a call does not have hold no data.
+struct BoundProblem {
+    DType dtype = DType::kFloat32;
+    Geometry geometry;
+    Operand x, residual, y, dy, dx, dresidual;
+    WhereBits where;
+    Activation activation = Activation::kNone;
+    double activation_slope = 0.01;
+    bool from_output = false;  // backward: x holds y, which forward wrote over it
+    DropoutBits dropout{0, 0, kKeepAll};
+    double dropout_scale = 1.0;
+    std::int64_t all_channels = 0;       // of the box, where this problem is a range of its channels
+    std::int64_t first_channel = 0;      // in the dropout mask: runs of the mask before this problem's first channel
+    std::uint64_t* kept_bits = nullptr;  // as KeepBits::store
+    std::int64_t kept_bits_pitch = 0;
+    double eps = 1e-5;
+    EpsPlacement eps_placement = EpsPlacement::kVar;
+
+    bool has_residual() const { return residual.data != nullptr; }
+    bool has_dropout() const { return dropout.keep != kKeepAll; }
+    // Backward needs the residual only to recompute the pre-activation.
+    bool backward_reads_residual() const { return has_residual() && activation != Activation::kNone; }
+    std::int64_t elements() const { return geometry.outer * geometry.channels * geometry.inner; }
+    std::int64_t channel_elements() const { return geometry.outer * geometry.inner; }
+};
+
+// The float64 numbers of a box's statistics, an entry each, and the parameters of all of them: entry i has the gamma
+// and beta of number (first + i) % parameters.
+struct Statistics {
+    double* count = nullptr;
+    double* mean = nullptr;
+    double* mean_low = nullptr;
+    double* m2 = nullptr;
+    double* invstd = nullptr;
+    const double* gamma = nullptr;
+    const double* beta = nullptr;
+    std::int64_t first = 0;
+    std::int64_t parameters = 1;
+
+    // Those from entry `channel` on.
+    Statistics from(std::int64_t channel) const {
+        Statistics part = *this;
+        for (double* Statistics::* row :
+             {&Statistics::count, &Statistics::mean, &Statistics::mean_low, &Statistics::m2, &Statistics::invstd}) {
+            part.*row += channel;
+        }
+        part.first += channel;
+        return part;
+    }
+};
+
+}  // namespace bnfast::cpu

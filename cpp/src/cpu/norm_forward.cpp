@@ -1,0 +1,155 @@
+// Forward: groups of channels that stay in cache between their two sweeps, or two sweeps of the whole.
+#include <algorithm>
+
+#include "cpu/blocks.h"
+#include "cpu/coefficients.h"
+#include "cpu/dropout_bits_of.h"
+#include "cpu/extremes.h"
+#include "cpu/norm.h"
+#include "cpu/schedule.h"
+
+namespace bnfast::cpu {
+namespace {
+
+void store_moments(const BlockMoments& merged, std::int64_t channels, const BlockCounts& counts,
+                   const Statistics& out) {
+    std::fill_n(out.count, channels, counts.total);
+    if (counts.blocks.count == 0) {
+        std::fill_n(out.mean, channels, 0.0);
+        std::fill_n(out.mean_low, channels, 0.0);
+        std::fill_n(out.m2, channels, 0.0);
+    } else if (merged.mean != out.mean) {  // a single block is measured in place
+        std::copy_n(merged.mean, channels, out.mean);
+        std::copy_n(merged.mean_low, channels, out.mean_low);
+        std::copy_n(merged.m2, channels, out.m2);
+    }
+}
+
+MomentsTask moments_task(const BoundProblem& problem, const BlockCounts& counts) {
+    return {problem.geometry, counts.blocks, problem.x, problem.where, counts.each};
+}
+
+// Moments of all channels, by the calling thread.
+void moments_here(const BoundProblem& problem, const BlockCounts& counts, const Statistics& out) {
+    Scratch scratch;
+    const std::int64_t channels = problem.geometry.channels, pitch = padded(channels);
+    const BlockMoments blocks =
+        counts.blocks.count == 1 ? BlockMoments{out.mean, out.mean_low, out.m2}
+                                 : take_block_moments(scratch, std::max<std::int64_t>(counts.blocks.count, 1), pitch);
+    kernels_of(problem).moments(moments_task(problem, counts), {0, channels, 0, counts.blocks.count, pitch}, blocks);
+    active_target().merge_moments(blocks, counts.each, counts.blocks.count, pitch, channels);
+    store_moments(blocks, channels, counts, out);
+}
+
+// Moments of all channels by all threads, blocks shared out.
+void moments_together(const BoundProblem& problem, const BlockCounts& counts, int threads, const Statistics& out) {
+    Scratch scratch;
+    const std::int64_t channels = problem.geometry.channels, pitch = padded(channels);
+    const BlockMoments blocks = take_block_moments(scratch, std::max<std::int64_t>(counts.blocks.count, 1), pitch);
+    const MomentsTask task = moments_task(problem, counts);
+    const BlockSweep sweep = cut_blocks_into_tasks(problem, counts.blocks, threads);
+    parallel_for(sweep.tasks(), threads, [&](std::int64_t k) {
+        const BlockRange range = sweep.range(k, pitch);
+        const std::int64_t at = range.block_begin * pitch + range.channel_begin;
+        kernels_of(problem).moments(task, range, {blocks.mean + at, blocks.mean_low + at, blocks.m2 + at});
+    });
+    for_each_range(channels, channels_merged_together(), threads, [&](std::int64_t begin, std::int64_t end) {
+        const BlockMoments part{blocks.mean + begin, blocks.mean_low + begin, blocks.m2 + begin};
+        active_target().merge_moments(part, counts.each, counts.blocks.count, pitch, end - begin);
+        store_moments(part, end - begin, counts, out.from(begin));
+    });
+}
+
+// What comes behind the measuring of x.
+void finish_statistics(const BoundProblem& problem, const Statistics& s) {
+    fill_invstd(problem, s);
+    measure_extremes(problem, s);
+}
+
+ForwardTask forward_task(const BoundProblem& problem, const Coefficients& coefficients, bool streaming,
+                         std::int64_t fetch_channels) {
+    return {problem.geometry, problem.x,          problem.residual,         problem.y, coefficients,  problem.where,
+            keep_of(problem), problem.activation, problem.activation_slope, streaming, fetch_channels};
+}
+
+void apply_here(const BoundProblem& problem, const Statistics& s, bool streaming, std::int64_t fetch_channels) {
+    if (problem.elements() == 0) return;  // or empty runs are walked one by one
+    Scratch scratch;
+    const ChannelCoefficients coefficients(scratch, problem, s);
+    const Geometry& g = problem.geometry;
+    kernels_of(problem).forward(forward_task(problem, coefficients.get(), streaming, fetch_channels),
+                                {0, g.outer, 0, g.channels, 0, g.inner});
+}
+
+void apply_together(const BoundProblem& problem, const Statistics& s, int threads, bool streaming,
+                    std::int64_t fetch_channels) {
+    Scratch scratch;
+    const ChannelCoefficients coefficients(scratch, problem, s);
+    const ForwardTask task = forward_task(problem, coefficients.get(), streaming, fetch_channels);
+    sweep_tiles(problem, threads, [&](const Tile& tile) { kernels_of(problem).forward(task, tile); });
+}
+
+}  // namespace
+
+double count_taking_part(const BoundProblem& problem) {
+    Scratch scratch;
+    return count_blocks(problem, scratch).total;
+}
+
+void moments(const BoundProblem& problem, const Statistics& out) {
+    Scratch scratch;
+    const int threads = useful_threads(problem.elements());
+    const BlockCounts counts = count_blocks(problem, scratch);
+    if (threads == 1) {
+        moments_here(problem, counts, out);
+    } else {
+        moments_together(problem, counts, threads, out);
+    }
+    finish_statistics(problem, out);
+}
+
+void normalise(const BoundProblem& problem, const Statistics& given, Invstd invstd) {
+    const auto fill = [&](const BoundProblem& part, const Statistics& statistics) {
+        if (invstd == Invstd::kFromVariance) fill_invstd(part, statistics);
+    };
+    const int threads = useful_threads(problem.elements());
+    const bool streaming = worth_streaming(problem);
+    const Grouping grouping = group_channels(problem, 1, threads);
+    if (!normalises_by_groups(problem, grouping)) {
+        fill(problem, given);
+        return apply_together(problem, given, threads, streaming, kFetchAlong);
+    }
+    const std::int64_t channels = problem.geometry.channels;
+    for_each_range(channels, grouping.per_group, threads, [&](std::int64_t begin, std::int64_t end) {
+        const BoundProblem group = channel_range(problem, begin, end);
+        const Statistics statistics = given.from(begin);
+        fill(group, statistics);
+        apply_here(group, statistics, streaming, grouping.next_to_fetch(end, channels));
+    });
+}
+
+void forward(const BoundProblem& problem, const Statistics& out) {
+    Scratch scratch;
+    const int threads = useful_threads(problem.elements());
+    const BlockCounts counts = count_blocks(problem, scratch);
+    const Grouping grouping = group_channels(problem, 1, threads);
+    const bool streaming = worth_streaming(problem);
+    const std::int64_t channels = problem.geometry.channels;
+    const auto together = [&](std::int64_t begin, std::int64_t end) {
+        const BoundProblem group = channel_range(problem, begin, end);
+        const Statistics statistics = out.from(begin);
+        moments_together(group, counts, threads, statistics);
+        finish_statistics(group, statistics);
+        apply_together(group, statistics, threads, streaming, grouping.next_to_fetch(end, channels));
+    };
+    const auto alone = [&](std::int64_t begin, std::int64_t end) {
+        const BoundProblem group = channel_range(problem, begin, end);
+        const Statistics statistics = out.from(begin);
+        moments_here(group, counts, statistics);
+        finish_statistics(group, statistics);
+        apply_here(group, statistics, streaming, grouping.next_to_fetch(end, channels));
+    };
+    for_each_group(problem, grouping, threads, together, alone);
+}
+
+}  // namespace bnfast::cpu

@@ -1,0 +1,146 @@
+// Tensors of any strides in memory that kernels can walk: in place where the strides allow, otherwise as dense copies.
+#include "cpu/packing.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "problem/broadcast.h"
+
+namespace bnfast::cpu {
+namespace {
+
+// The one stride in bytes with which dimensions can be walked as a single one; `fits` is false where there is none.
+struct MergedStride {
+    std::int64_t stride = 0;
+    bool fits = true;
+};
+MergedStride merge_dims(const TensorView& v, const Dims& dims) {
+    MergedStride merged;
+    bool first = true;
+    std::int64_t expected = 0;  // stride of the next slower dimension
+    for (int k = dims.size() - 1; k >= 0; --k) {
+        const int d = dims[k];
+        if (v.shape[d] == 1) continue;
+        if (first) {
+            merged.stride = v.strides[d];
+            first = false;
+        } else if (v.strides[d] != expected) {
+            merged.fits = false;
+        }
+        expected = v.strides[d] * v.shape[d];
+    }
+    return merged;
+}
+
+enum class Direction { kToDense, kFromDense };
+
+// Copies elements between a strided view and dense memory, walking `dims` with the last one fastest.
+template <class Element>
+void copy_elements(const TensorView& view, const Dims& dims, char* dense, Direction direction) {
+    std::int64_t index[kMaxDims] = {};
+    char* p = static_cast<char*>(view.data);
+    const int last = dims.empty() ? -1 : dims[dims.size() - 1];
+    const std::int64_t run = last < 0 ? 1 : view.shape[last];
+    const std::int64_t stride = last < 0 ? 0 : view.strides[last];
+    const bool to_dense = direction == Direction::kToDense;
+    while (true) {
+        char* q = p;
+        for (std::int64_t i = 0; i < run; ++i, q += stride, dense += sizeof(Element)) {
+            std::memcpy(to_dense ? dense : q, to_dense ? q : dense, sizeof(Element));
+        }
+        int k = dims.size() - 2;
+        for (; k >= 0; --k) {
+            const int d = dims[k];
+            p += view.strides[d];
+            if (++index[k] < view.shape[d]) break;
+            p -= view.strides[d] * view.shape[d];
+            index[k] = 0;
+        }
+        if (k < 0) return;
+    }
+}
+
+void copy_elements(const TensorView& view, const Layout& layout, char* dense, Direction direction) {
+    for (int d = 0; d < view.ndim; ++d) {
+        if (view.shape[d] == 0) return;
+    }
+    const Dims dims = layout.all_dims();
+    switch (item_size(view.dtype)) {
+        case 8: return copy_elements<std::uint64_t>(view, dims, dense, direction);
+        case 4: return copy_elements<std::uint32_t>(view, dims, dense, direction);
+        default: return copy_elements<std::uint16_t>(view, dims, dense, direction);
+    }
+}
+
+}  // namespace
+
+bool runs_touch(const TensorView& view, const Layout& layout) {
+    const Geometry& g = layout.geometry;
+    const std::int64_t item = item_size(view.dtype);
+    if (g.rows) return g.outer <= 1 || merge_dims(view, layout.outer_dims).stride == g.channels * item;
+    return g.channels <= 1 || view.strides[layout.channel_axis] == g.inner * item;
+}
+
+void PackedTensor::bind(const TensorView& view, const Layout& layout, Use use) {
+    view_ = &view;
+    layout_ = &layout;
+    use_ = use;
+    const Geometry& g = layout.geometry;
+    const std::int64_t item = item_size(view.dtype);
+    const MergedStride outer = merge_dims(view, layout.outer_dims), inner = merge_dims(view, layout.inner_dims);
+    const std::int64_t channel = view.strides[layout.channel_axis];
+    const std::int64_t sample = layout.scope == Scope::kSample ? view.strides[0] : 0;
+    const bool contiguous =
+        g.rows ? channel == item || g.channels == 1 : g.inner == 1 || (inner.fits && inner.stride == item);
+    const bool aligned = reinterpret_cast<std::uintptr_t>(view.data) % static_cast<std::uintptr_t>(item) == 0;
+    const bool whole_items = outer.stride % item == 0 && channel % item == 0 && sample % item == 0;
+    if (outer.fits && contiguous && aligned && whole_items && (!g.flat || runs_touch(view, layout))) {
+        operand_ = {view.data, outer.stride / item, channel / item};
+        sample_stride_ = sample / item;
+        return;
+    }
+    copy_.reset(new char[static_cast<std::size_t>(layout.elements() * item)]);
+    operand_ = {copy_.get(), g.channels * g.inner, g.inner};
+    sample_stride_ = g.outer * g.channels * g.inner;
+    if (use == Use::kRead) copy_elements(view, layout, copy_.get(), Direction::kToDense);
+}
+
+void PackedTensor::finish() {
+    if (use_ == Use::kWrite && copy_ != nullptr) copy_elements(*view_, *layout_, copy_.get(), Direction::kFromDense);
+}
+
+PackedWhere pack_where(const TensorView& where, const TensorView& x, const Layout& layout) {
+    PackedWhere result;
+    // The truth values as a view of bytes with x's shape, one channel, in the layout's order.
+    std::int64_t shape[kMaxDims], strides[kMaxDims];
+    std::copy_n(x.shape, x.ndim, shape);
+    shape[layout.channel_axis] = 1;
+    broadcast_strides(where, x, layout.channel_axis, strides);
+    TensorView view = where;
+    view.ndim = x.ndim;
+    view.shape = shape;
+    view.strides = strides;
+    const Geometry& g = layout.geometry;
+    const std::int64_t count = g.outer * g.inner;
+    Dims dims = layout.outer_dims;
+    dims.append(layout.inner_dims);
+    std::vector<std::uint8_t> dense(static_cast<std::size_t>(count) + 1);
+    if (count > 0) {
+        copy_elements<std::uint8_t>(view, dims, reinterpret_cast<char*>(dense.data()), Direction::kToDense);
+    }
+    const std::int64_t lines = g.rows ? 1 : g.outer, line = g.rows ? g.outer : g.inner;
+    constexpr std::int64_t kSlack = 8;  // kernels read four bytes from any bit on
+    result.bits.pitch = (line + 7) / 8 + kSlack;
+    result.bytes.assign(static_cast<std::size_t>(lines * result.bits.pitch + kSlack), 0);
+    for (std::int64_t l = 0; l < lines; ++l) {
+        for (std::int64_t i = 0; i < line; ++i) {
+            const bool truth = dense[static_cast<std::size_t>(l * line + i)] != 0;
+            result.bytes[static_cast<std::size_t>(l * result.bits.pitch + i / 8)] |=
+                static_cast<std::uint8_t>(static_cast<unsigned>(truth) << (i % 8));
+        }
+    }
+    result.bits.bits = result.bytes.data();
+    return result;
+}
+
+}  // namespace bnfast::cpu

@@ -1,0 +1,68 @@
+// A backend: what one kind of device does with a checked call, as a value.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "bnfast/moments.h"
+#include "problem/dropout_problem.h"
+#include "problem/norm_problem.h"
+
+namespace bnfast {
+
+// How little of gamma still lets x be computed from y: |gamma| is to be at least |beta| * of_beta, and at least
+// `absolute`.
+struct SmallestGamma {
+    double of_beta, absolute;
+};
+
+// What a backend found among per-channel numbers.
+struct FoundNumber {
+    std::int64_t channel;
+    double value, least;  // the number, and what it had to be at least
+};
+
+// Functions over the memory of a device. Arguments were checked before, and none of these throws but std::bad_alloc.
+// Whatever looks at an element of a tensor is here: the rest of the library only knows shapes.
+struct Backend {
+    const char* name;
+
+    // --- questions about numbers that lie on the device ---
+    // The first entry of a vector of float32 or float64 that is below zero, if any.
+    std::optional<FoundNumber> (*first_negative)(const TensorView& values);
+    // The first parameter whose gamma, in the state, is too small.
+    std::optional<FoundNumber> (*first_small_gamma)(const NormProblem&, const SmallestGamma&);
+    // The elements of each statistic that take part.
+    std::int64_t (*count_taking_part)(const NormProblem&);
+
+    // --- what fills the state ---
+    // gamma and beta, where absent 1 and 0.
+    void (*set_parameters)(const NormProblem&, const std::optional<TensorView>& gamma,
+                           const std::optional<TensorView>& beta);
+    // Statistics that somebody else has measured.
+    void (*set_statistics)(const NormProblem&, const Moments&);
+    // Mean and variance as they are given: those of one element, so that m2 / count is var.
+    void (*set_constants)(const NormProblem&, const TensorView& mean, const TensorView& var);
+
+    // --- passes over tensors ---
+    void (*moments)(const NormProblem&, Moments&);
+    // Measures x, fills the state with its statistics and writes y.
+    void (*forward)(const NormProblem&);
+    // Writes y with the statistics in the state, whose invstd it fills.
+    void (*normalise)(const NormProblem&);
+    void (*gradient_sums)(const NormProblem&, GradientSums&);
+    // Writes dx, dresidual, dgamma and dbeta.
+    void (*backward)(const NormProblem&);
+    // The same, where x is a part of the batch that `total` sums over.
+    void (*backward_with_sums)(const NormProblem&, const GradientSums& total);
+    void (*dropout)(const DropoutProblem&);
+    // One byte for each element of the runs, in C order: 1 where it is kept.
+    void (*dropout_mask)(const DropoutBits&, const MaskRuns&, std::uint8_t* mask);
+};
+
+// The backend of a device, or null where this build has none.
+const Backend* backend_of(Device::Type device);
+// For a build with other backends, and for tests. Returns the one that was there.
+const Backend* set_backend(Device::Type device, const Backend* backend);
+
+}  // namespace bnfast
