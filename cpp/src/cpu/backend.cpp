@@ -42,14 +42,14 @@ NormProblem without_results(const NormProblem& problem) {
 }
 
 void normalise_boxes(const NormProblem& problem, Invstd invstd) {
-    Binding binding(problem, walked_layout(problem), Sums::kNone);
+    Binding binding(problem, walked_layout(problem), Walk::kElementwise);
     for_each_box(binding, problem.layout.elements(),
                  [&](std::int64_t box) { cpu::normalise(binding.problem(box), binding.statistics(box), invstd); });
     binding.finish();
 }
 
 void measure_boxes(const NormProblem& problem) {
-    const Binding binding(problem, problem.layout, Sums::kTaken);
+    const Binding binding(problem, problem.layout, Walk::kSumming);
     for_each_box(binding, problem.layout.elements(),
                  [&](std::int64_t box) { cpu::moments(binding.problem(box), binding.statistics(box)); });
 }
@@ -137,7 +137,7 @@ void moments_of(const NormProblem& problem, Moments& out) {
     const StandardArithmetic arithmetic;
     const std::size_t count = static_cast<std::size_t>(problem.layout.statistics());
     for (std::vector<double>* row : {&out.count, &out.mean, &out.mean_low, &out.m2}) row->resize(count);
-    const Binding binding(problem, problem.layout, Sums::kTaken);
+    const Binding binding(problem, problem.layout, Walk::kSumming);
     Scratch scratch;
     Statistics all;
     all.count = out.count.data();
@@ -159,7 +159,7 @@ void forward_of(const NormProblem& problem) {
         measure_boxes(without_results(problem));
         return normalise_boxes(problem, Invstd::kThere);
     }
-    Binding binding(problem, walked, Sums::kTaken);
+    Binding binding(problem, walked, Walk::kSumming);
     for_each_box(binding, problem.layout.elements(),
                  [&](std::int64_t box) { cpu::forward(binding.problem(box), binding.statistics(box)); });
     binding.finish();
@@ -174,7 +174,7 @@ void gradient_sums_of(const NormProblem& problem, GradientSums& out) {
     const StandardArithmetic arithmetic;
     const std::size_t count = static_cast<std::size_t>(problem.layout.statistics());
     for (std::vector<double>* row : {&out.count, &out.sum_dy, &out.sum_dy_xmu}) row->resize(count);
-    const Binding binding(problem, walked_layout(problem), Sums::kTaken);
+    const Binding binding(problem, walked_layout(problem), Walk::kSumming);
     for_each_box(binding, problem.layout.elements(), [&](std::int64_t box) {
         const BoundProblem part = binding.problem(box);
         const std::int64_t first = box * part.geometry.channels;
@@ -197,7 +197,7 @@ void backward_boxes(const NormProblem& problem, const std::optional<TotalSums>& 
     const StandardArithmetic arithmetic;
     const std::int64_t statistics = problem.layout.statistics(), parameters = problem.state.parameters;
     const StatisticsAre kind = problem.constant_statistics ? StatisticsAre::kConstant : StatisticsAre::kOfX;
-    Binding binding(problem, walked_layout(problem), Sums::kTaken);
+    Binding binding(problem, walked_layout(problem), Walk::kSumming);
     Scratch scratch;
     const bool a_sample_each = problem.layout.scope == Scope::kSample;
     ParameterGradients out{problem.dgamma, problem.dbeta};

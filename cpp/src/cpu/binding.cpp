@@ -3,7 +3,7 @@
 
 namespace bnfast::cpu {
 
-Binding::Binding(const NormProblem& problem, const Layout& layout, Sums sums)
+Binding::Binding(const NormProblem& problem, const Layout& layout, Walk walk)
     : problem_(problem), layout_(layout), boxes_(layout.samples) {
     const Epilogue& epilogue = problem.epilogue;
     using Use = PackedTensor::Use;
@@ -20,11 +20,11 @@ Binding::Binding(const NormProblem& problem, const Layout& layout, Sums sums)
                               {&BoundProblem::dx, pointer(problem.dx), Use::kWrite},
                               {&BoundProblem::dresidual, pointer(problem.dresidual), Use::kWrite}};
     if (problem.where) where_ = pack_where(*problem.where, problem.x, layout);
-    bool flat = !problem.where && numerics::goes_flat(layout.geometry, sums == Sums::kTaken);
+    bool flat = !problem.where && numerics::goes_flat(layout.geometry, walk == Walk::kSumming);
     // What is only normalised may lie with gaps, and is then not walked flat: no sum is taken whose bits would depend
     // on that.
     for (const Tensor& tensor : tensors) {
-        if (sums == Sums::kNone && tensor.view != nullptr) flat = flat && runs_touch(*tensor.view, layout_);
+        if (walk == Walk::kElementwise && tensor.view != nullptr) flat = flat && runs_touch(*tensor.view, layout_);
     }
     layout_.geometry.flat = flat;
     first_.dtype = problem.x.dtype;

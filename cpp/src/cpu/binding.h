@@ -7,14 +7,14 @@
 
 namespace bnfast::cpu {
 
-// Whether a call sums over the elements of channels.
-enum class Sums { kNone, kTaken };
+// Whether a call sums over the elements of statistics, or only treats each by itself.
+enum class Walk { kSumming, kElementwise };
 
 class Binding {
   public:
     // The problem must outlive this object. `layout` is that of its elements, in the order in which they are summed or,
     // where there is dropout, counted by the mask.
-    Binding(const NormProblem& problem, const Layout& layout, Sums sums);
+    Binding(const NormProblem& problem, const Layout& layout, Walk walk);
     Binding(const Binding&) = delete;
     Binding& operator=(const Binding&) = delete;
 

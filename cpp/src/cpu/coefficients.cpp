@@ -21,6 +21,11 @@ const double* in_order(Scratch& scratch, const double* parameters, const Statist
 
 }  // namespace
 
+// Products of float64 with dz are not exact, and x - mean is what y gives.
+Sums sums_of(const BoundProblem& problem) {
+    return problem.dtype == DType::kFloat64 || problem.from_output ? Sums::kCentred : Sums::kAboutZero;
+}
+
 void fill_invstd(const BoundProblem& problem, const Statistics& s) {
     active_target().invstd(s.m2, s.count, problem.eps, problem.eps_placement, problem.geometry.channels, s.invstd);
 }
@@ -29,7 +34,7 @@ ChannelCoefficients::ChannelCoefficients(Scratch& scratch, const BoundProblem& p
     const std::int64_t channels = problem.geometry.channels;
     const std::int64_t bytes = padded(channels) * static_cast<std::int64_t>(sizeof(double));
     const auto row = [&] { return static_cast<void*>(scratch.take<char>(bytes)); };
-    const bool sums_about_zero = problem.dy.data != nullptr && problem.dtype != DType::kFloat64 && !problem.from_output;
+    const bool sums_about_zero = problem.dy.data != nullptr && sums_of(problem) == Sums::kAboutZero;
     void* const inverse = problem.from_output ? row() : nullptr;
     void* const mean = sums_about_zero ? row() : nullptr;
     memory_ = {row(), row(), row(), row(), row(), row(), row(), row(), inverse, mean};

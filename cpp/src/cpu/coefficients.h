@@ -12,6 +12,9 @@ inline const ElementKernels& kernels_of(const BoundProblem& problem) {
     return active_target().elements[static_cast<int>(problem.dtype)];
 }
 
+// What the sums of backward are of.
+Sums sums_of(const BoundProblem& problem);
+
 // Fills invstd from m2 and count.
 void fill_invstd(const BoundProblem& problem, const Statistics& statistics);
 

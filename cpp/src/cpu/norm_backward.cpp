@@ -13,11 +13,22 @@ namespace {
 
 BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, const Coefficients& coefficients,
                            bool streaming, std::int64_t fetch_channels) {
-    const Operand residual = problem.backward_reads_residual() ? problem.residual : Operand{};
-    return {problem.geometry, blocks,           problem.x,          residual,
-            problem.dy,       problem.dx,       problem.dresidual,  coefficients,
-            problem.where,    keep_of(problem), problem.activation, problem.activation_slope,
-            streaming,        fetch_channels,   problem.from_output};
+    BackwardTask task;
+    task.geometry = problem.geometry;
+    task.blocks = blocks;
+    task.x = problem.x;
+    if (problem.backward_reads_residual()) task.residual = problem.residual;
+    task.dy = problem.dy;
+    task.dx = problem.dx;
+    task.dresidual = problem.dresidual;
+    task.coefficients = coefficients;
+    task.where = problem.where;
+    task.keep = keep_of(problem);
+    task.activation = {problem.activation, problem.activation_slope, problem.from_output};
+    task.streaming = streaming;
+    task.fetch_channels = fetch_channels;
+    task.sums = sums_of(problem);
+    return task;
 }
 
 void sums_here(const BoundProblem& problem, const Blocks& blocks, const Coefficients& coefficients,

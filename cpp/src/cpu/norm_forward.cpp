@@ -68,8 +68,18 @@ void finish_statistics(const BoundProblem& problem, const Statistics& s) {
 
 ForwardTask forward_task(const BoundProblem& problem, const Coefficients& coefficients, bool streaming,
                          std::int64_t fetch_channels) {
-    return {problem.geometry, problem.x,          problem.residual,         problem.y, coefficients,  problem.where,
-            keep_of(problem), problem.activation, problem.activation_slope, streaming, fetch_channels};
+    ForwardTask task;
+    task.geometry = problem.geometry;
+    task.x = problem.x;
+    task.residual = problem.residual;
+    task.y = problem.y;
+    task.coefficients = coefficients;
+    task.where = problem.where;
+    task.keep = keep_of(problem);
+    task.activation = {problem.activation, problem.activation_slope};
+    task.streaming = streaming;
+    task.fetch_channels = fetch_channels;
+    return task;
 }
 
 void apply_here(const BoundProblem& problem, const Statistics& s, bool streaming, std::int64_t fetch_channels) {

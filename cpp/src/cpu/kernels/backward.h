@@ -28,12 +28,13 @@ struct BackwardRun {
     WhereRun where;
 };
 
-template <class S, class Loop, class Act>
-void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
+template <class S, class Loop>
+void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile& shared_tile) {
     constexpr bool kRows = Loop::kRows, kPlain = Loop::kPlain;
     using T = Compute<S>;
     using Run = BackwardRun<S>;
     // Copies that no store can be suspected of changing.
+    const Loop loop = shared_loop;
     const Tile tile = shared_tile;
     const Geometry g = task.geometry;
     const Coefficients k = known<kPlain>(task.coefficients);
@@ -88,7 +89,7 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
                     fetch(run.inputs.dy + i + (kRows ? along : ahead_dy));
                     if (fetches_residual) fetch(run.inputs.residual + i + (kRows ? along : ahead_residual));
                 }
-                auto [x, centred, dz] = at_affine<S, Loop>(act, dropper, run.inputs, i, lanes, coefficients.affine);
+                auto [x, centred, dz] = at_affine<S>(loop, dropper, run.inputs, i, lanes, coefficients.affine);
                 Vec<T> dx = ((dz - coefficients.mean_dz) - centred * coefficients.projection) * coefficients.dx_scale;
                 if (has_where) {
                     const Mask<T> mask = where_mask<T, kRows>(run.where, i);
@@ -103,11 +104,8 @@ void backward_tile(const BackwardTask& task, const Tile& shared_tile, Act act) {
 
 template <class S>
 void backward(const BackwardTask& task, const Tile& tile) noexcept {
-    with_activation<Compute<S>>(task, [&](auto act) {
-        using Act = decltype(act);
-        apply_tile<S, true, Act>(task, tile, [&](auto loop, const BackwardTask& part, const Tile& part_tile) {
-            backward_tile<S, decltype(loop)>(part, part_tile, act);
-        });
+    apply_tile<S, true>(task, tile, [](const auto& loop, const BackwardTask& part, const Tile& part_tile) {
+        backward_tile<S>(loop, part, part_tile);
     });
 }
 

@@ -3,6 +3,7 @@
 // the end; coefficients are expanded to one for each element. The runs of such tensors touch (api/ packs others).
 #pragma once
 
+#include "cpu/kernels/activations.h"
 #include "cpu/kernels/affine.h"
 
 namespace bnfast {
@@ -186,19 +187,18 @@ template <bool kRowLoop, class Loop>
 struct TileLoop : Loop {
     static constexpr bool kRows = kRowLoop;
 };
-// Calls apply(loop, task, tile) with the loop that fits the layout, the task and the activation.
-template <class S, bool kGradients, class Act, class Task, class Apply>
+// Calls apply(loop, task, tile) with the loop that fits the layout and the task.
+template <class S, bool kGradients, class Task, class Apply>
 BNFAST_INLINE void apply_tile(const Task& task, const Tile& tile, Apply apply) {
-    with_loop<Act>(task, [&](auto loop) __attribute__((always_inline)) {
-        using Rows = TileLoop<true, decltype(loop)>;
-        using Planes = TileLoop<false, decltype(loop)>;
+    with_loop<Compute<S>>(task, [&](auto loop) __attribute__((always_inline)) {
+        const TileLoop<true, decltype(loop)> rows_loop{loop};
         if (task.geometry.rows) {
-            apply(Rows{}, task, tile);
+            apply(rows_loop, task, tile);
         } else if (task.geometry.flat && task.geometry.inner < kLanes) {
             apply_flat<S, kGradients>(task, tile,
-                                      [&](const Task& flat, const Tile& rows) { apply(Rows{}, flat, rows); });
+                                      [&](const Task& flat, const Tile& rows) { apply(rows_loop, flat, rows); });
         } else {
-            apply(Planes{}, task, tile);
+            apply(TileLoop<false, decltype(loop)>{loop}, task, tile);
         }
     });
 }

@@ -15,13 +15,14 @@ struct ForwardRun {
     WhereRun where;
 };
 
-template <class S, class Loop, class Act>
-void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
+template <class S, class Loop>
+void forward_tile(const Loop& loop, const ForwardTask& task, const Tile& shared_tile) {
     constexpr bool kRows = Loop::kRows, kPlain = Loop::kPlain;
     using T = Compute<S>;
     using Run = ForwardRun<S>;
     // Copies that no store can be suspected of changing.
     const Tile tile = shared_tile;
+    const auto activation = loop.activation;
     const Geometry g = task.geometry;
     const Coefficients coefficients = known<kPlain>(task.coefficients);
     const WhereBits where = known<kPlain>(task.where);
@@ -58,7 +59,7 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
                     if (fetches) fetch(run.residual + i + (kRows ? along : ahead_residual));
                     z = z + lanes.load(run.residual + i);
                 }
-                Vec<T> y = act.forward(z);
+                Vec<T> y = activation.forward(z);
                 if (Loop::drops(dropper.used)) y = dropper.drop(run.mask + i, y);
                 if (has_where) y = select(where_mask<T, kRows>(run.where, i), y, Vec<T>(0));
                 lanes.store(run.y + i, y, streaming);
@@ -68,11 +69,8 @@ void forward_tile(const ForwardTask& task, const Tile& shared_tile, Act act) {
 
 template <class S>
 void forward(const ForwardTask& task, const Tile& tile) noexcept {
-    with_activation<Compute<S>>(task.activation, task.activation_slope, [&](auto act) {
-        using Act = decltype(act);
-        apply_tile<S, false, Act>(task, tile, [&](auto loop, const ForwardTask& part, const Tile& part_tile) {
-            forward_tile<S, decltype(loop)>(part, part_tile, act);
-        });
+    apply_tile<S, false>(task, tile, [](const auto& loop, const ForwardTask& part, const Tile& part_tile) {
+        forward_tile<S>(loop, part, part_tile);
     });
 }
 

@@ -29,46 +29,33 @@ template <class S>
 BNFAST_INLINE GradientRun<S> open_inputs(const BackwardTask& task, const MaskIndex& index, const Position& p) {
     return {at<S>(task.x, p), at<S>(task.dy, p), at_if_any<S>(task.residual, p), index.of(p)};
 }
-template <class S, class Loop, class Act, class Lanes>
-BNFAST_INLINE AtAffine<Compute<S>> at_affine(Act act, const Dropper<Compute<S>>& dropper, const GradientRun<S>& run,
-                                             std::int64_t i, Lanes lanes, const Affine<Compute<S>>& affine) {
+template <class S, class Loop, class Lanes>
+BNFAST_INLINE AtAffine<Compute<S>> at_affine(const Loop& loop, const Dropper<Compute<S>>& dropper,
+                                             const GradientRun<S>& run, std::int64_t i, Lanes lanes,
+                                             const Affine<Compute<S>>& affine) {
     using T = Compute<S>;
     const Vec<T> x = lanes.load(run.x + i);
     Vec<T> dz = lanes.load(run.dy + i);
-    if constexpr (IsFromOutput<Act>::kValue) {
-        return {x, affine.undo(act.act.inverse(x)), dz * act.act.derivative_from_output(x)};
-    } else {
-        const Vec<T> centred = affine.centre(x);
-        if (Loop::drops(dropper.used)) dz = dropper.drop(run.mask + i, dz, run.slot);
-        if constexpr (!IsIdentity<Act>::kValue) {
-            Vec<T> z = affine.apply(centred);
-            if (run.residual != nullptr) z = z + lanes.load(run.residual + i);
-            dz = backward_through(act, z, dz);
+    if constexpr (!Loop::kPlain) {
+        if (loop.from_output) {
+            return {x, affine.undo(loop.activation.inverse(x)), loop.activation.gradient_from_output(x, dz)};
         }
-        return {x, centred, dz};
     }
+    const Vec<T> centred = affine.centre(x);
+    if (Loop::drops(dropper.used)) dz = dropper.drop(run.mask + i, dz, run.slot);
+    Vec<T> z = affine.apply(centred);
+    if (run.residual != nullptr) z = z + lanes.load(run.residual + i);
+    return {x, centred, backward_through(loop.activation, z, dz)};
 }
-
-// What the sums of a task are compiled for.
-template <class Element, class Activation, class SumsLoop>
-struct SumsOf {
-    using S = Element;
-    using T = Compute<S>;
-    using Act = Activation;
-    using Loop = SumsLoop;  // sums are about zero where it is plain
-    static constexpr bool kPlain = Loop::kPlain;
-    static constexpr bool kAlwaysCentred = sizeof(T) == 8 || IsFromOutput<Act>::kValue;
-};
 
 // Adds one vector to the sums of dz and of its products with x, or with (x - mean) * prescale if centred. has_where:
 // only the lanes of bits `where` take part.
-template <class K, class Lanes>
-BNFAST_INLINE void add_gradient(typename K::Act act, const Dropper<typename K::T>& dropper,
-                                const GradientRun<typename K::S>& run, std::int64_t i, Lanes lanes,
-                                const Affine<typename K::T>& affine, bool centred_sums, bool has_where,
-                                std::uint32_t where, Vec<double>& sum, Vec<double>& product) {
-    using T = typename K::T;
-    auto [x, centred, dz] = at_affine<typename K::S, typename K::Loop>(act, dropper, run, i, lanes, affine);
+template <class S, class Loop, class Lanes>
+BNFAST_INLINE void add_gradient(const Loop& loop, const Dropper<Compute<S>>& dropper, const GradientRun<S>& run,
+                                std::int64_t i, Lanes lanes, const Affine<Compute<S>>& affine, bool centred_sums,
+                                bool has_where, std::uint32_t where, Vec<double>& sum, Vec<double>& product) {
+    using T = Compute<S>;
+    auto [x, centred, dz] = at_affine<S>(loop, dropper, run, i, lanes, affine);
     if (has_where) {
         dz = select(lanes_of<T>(where), dz, Vec<T>(0));
         centred = select(lanes_of<T>(where), centred, Vec<T>(0));
@@ -76,15 +63,17 @@ BNFAST_INLINE void add_gradient(typename K::Act act, const Dropper<typename K::T
     }
     // Widened straight from memory where that is all that is needed of a vector.
     Vec<double> wide, factor;
-    if constexpr (K::Loop::kDropsNothing && IsIdentity<typename K::Act>::kValue) {
+    if constexpr (Loop::kPassesDy) {
         wide = lanes.load_wide(run.dy + i);
     } else {
         wide = widen(dz);
     }
-    if constexpr (K::kPlain) {
+    if constexpr (sizeof(T) == 8) {
+        factor = centred;
+    } else if constexpr (Loop::kPlain) {
         factor = lanes.load_wide(run.x + i);
     } else {
-        factor = widen(K::kAlwaysCentred || centred_sums ? centred : x);
+        factor = widen(centred_sums ? centred : x);
     }
     sum = sum + wide;
     if constexpr (sizeof(T) == 8) {
@@ -97,14 +86,13 @@ BNFAST_INLINE void add_gradient(typename K::Act act, const Dropper<typename K::T
 // --- planes -----------------------------------------------------------------------------------------------------
 
 // Sums of `count` neighbouring channels, plane after plane as they lie in memory.
-template <class K>
-void sum_gradients_planes(const BackwardTask& task, typename K::Act act, const Dropper<typename K::T>& dropper,
+template <class S, class Loop>
+void sum_gradients_planes(const Loop& loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper,
                           const BlockSpan& span, const Position& after, std::int64_t channel, std::int64_t count,
                           double* sum_dz, double* sum_product) {
-    using S = typename K::S;
-    const WhereBits where_bits = known<K::kPlain>(task.where);
+    const WhereBits where_bits = known<Loop::kPlain>(task.where);
     const bool has_where = where_bits.bits != nullptr, has_residual = task.residual.data != nullptr;
-    const bool centred = task.centred_sums, drops = K::Loop::drops(dropper.used);
+    const bool centred = task.sums == Sums::kCentred, drops = Loop::drops(dropper.used);
     const std::int64_t n = span.inner_end - span.inner_begin, total = count * n;
     Vec<double> sums[kPlanesTogether], products[kPlanesTogether];
     for (std::int64_t c = 0; c < count; ++c) sums[c] = products[c] = Vec<double>(0.0);
@@ -117,7 +105,7 @@ void sum_gradients_planes(const BackwardTask& task, typename K::Act act, const D
             const GradientRun<S> run = open_inputs<S>(task, dropper.index, p);
             const Ahead<S> x(run.x, next_x, c * n, total), dy(run.dy, next_dy, c * n, total);
             const Ahead<S> residual(has_residual ? run.residual : run.x, next_residual, c * n, total);
-            const auto affine = load_affine<typename K::T, false>(known<K::kPlain>(task.coefficients), p.channel);
+            const auto affine = load_affine<Compute<S>, false>(known<Loop::kPlain>(task.coefficients), p.channel);
             const WhereRun where = open_where<false>(where_bits, p);
             Vec<double> sum = sums[c], product = products[c];
             const auto add = [&](std::int64_t i, auto lanes, bool beyond_split) __attribute__((always_inline)) {
@@ -125,10 +113,10 @@ void sum_gradients_planes(const BackwardTask& task, typename K::Act act, const D
                 dy.fetch(i, beyond_split);
                 if (has_residual) residual.fetch(i, beyond_split);
                 const std::uint32_t taking_part = has_where ? bits_from(where.row, where.first + i) : 0;
-                add_gradient<K>(act, dropper, run, i, lanes, affine, centred, has_where, taking_part, sum, product);
+                add_gradient<S>(loop, dropper, run, i, lanes, affine, centred, has_where, taking_part, sum, product);
             };
             const std::int64_t split = Ahead<S>::split(c * n, total);
-            if constexpr (K::Loop::kDropsNothing) {
+            if constexpr (Loop::kDropsNothing) {
                 for_each_vector_split(n, split, add);
             } else {
                 for_each_in_run(
@@ -152,22 +140,21 @@ void sum_gradients_planes(const BackwardTask& task, typename K::Act act, const D
 
 // --- rows -------------------------------------------------------------------------------------------------------
 
-template <class K, int kCount>
-void add_gradient_rows(const BackwardTask& task, typename K::Act act, const Dropper<typename K::T>& dropper,
-                       std::int64_t o, const BlockRange& range, bool in_slots, double* sum_dz, double* sum_product) {
-    using S = typename K::S;
+template <class S, int kCount, class Loop>
+void add_gradient_rows(const Loop& loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper, std::int64_t o,
+                       const BlockRange& range, bool in_slots, double* sum_dz, double* sum_product) {
     const std::int64_t width = range.channel_end - range.channel_begin;
     const std::int64_t stride_x = task.x.outer_stride, stride_dy = task.dy.outer_stride;
     const std::int64_t stride_residual = task.residual.outer_stride;
-    const bool has_residual = task.residual.data != nullptr, centred = task.centred_sums;
-    const Coefficients coefficients = known<K::kPlain>(task.coefficients);
+    const bool has_residual = task.residual.data != nullptr, centred = task.sums == Sums::kCentred;
+    const Coefficients coefficients = known<Loop::kPlain>(task.coefficients);
     GradientRun<S> runs[kCount];
     BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
         runs[r] = open_inputs<S>(task, dropper.index, Position{o + r, range.channel_begin, 0});
         runs[r].slot = in_slots ? r : 0;
     }
     for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-        const auto affine = load_affine<typename K::T, true>(coefficients, range.channel_begin + i);
+        const auto affine = load_affine<Compute<S>, true>(coefficients, range.channel_begin + i);
         Vec<double> sum = lanes.load(sum_dz + i), product = lanes.load(sum_product + i);
         const std::int64_t ahead_x = rows_ahead<S, kCount>(stride_x, width, i);
         const std::int64_t ahead_dy = rows_ahead<S, kCount>(stride_dy, width, i);
@@ -176,21 +163,21 @@ void add_gradient_rows(const BackwardTask& task, typename K::Act act, const Drop
             fetch(runs[r].x + i + ahead_x);
             fetch(runs[r].dy + i + ahead_dy);
             if (has_residual) fetch(runs[r].residual + i + ahead_residual);
-            add_gradient<K>(act, dropper, runs[r], i, lanes, affine, centred, false, 0, sum, product);
+            add_gradient<S>(loop, dropper, runs[r], i, lanes, affine, centred, false, 0, sum, product);
         }
         lanes.store(sum_dz + i, sum, false);
         lanes.store(sum_product + i, product, false);
     });
 }
 
-template <class K>
-void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dropper<typename K::T>& dropper,
+template <class S, class Loop>
+void sum_gradients_rows(const Loop& loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper,
                         const BlockSpan& span, const BlockRange& range, double* sum_dz, double* sum_product) {
     const std::int64_t width = range.channel_end - range.channel_begin;
     for (std::int64_t c = 0; c < width; ++c) sum_dz[c] = sum_product[c] = 0.0;
     std::int64_t o = span.outer_begin;
     constexpr int kCount = 4;  // of two tensors: as many lines of memory at once as the moments' eight rows
-    const bool drops = K::Loop::drops(dropper.used);
+    const bool drops = Loop::drops(dropper.used);
     const std::int64_t between = (kCount - 1) * task.keep.all_channels;  // mask elements from the first row to the last
     const bool together = task.keep.all_channels % kLanes == 0 && between + width <= kMostPrepared &&
                           !dropper.window.keeps_runs();  // one portion of bits, in which all rows line up
@@ -202,13 +189,13 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
                     dropper.prepare(dropper.index.of(Position{o + r, first, 0}), kWholeBatches);
                 }
                 const BlockRange strip{first, first + kWholeBatches, 0, 0, 0};
-                add_gradient_rows<K, kCount>(task, act, dropper, o, strip, false, sum_dz + c, sum_product + c);
+                add_gradient_rows<S, kCount>(loop, task, dropper, o, strip, false, sum_dz + c, sum_product + c);
             }
         }
     } else if (task.where.bits == nullptr && (!drops || together)) {
         for (; o + kCount <= span.outer_end; o += kCount) {
             if (drops) dropper.prepare(dropper.index.of(Position{o, range.channel_begin, 0}), between + width);
-            add_gradient_rows<K, kCount>(task, act, dropper, o, range, false, sum_dz, sum_product);
+            add_gradient_rows<S, kCount>(loop, task, dropper, o, range, false, sum_dz, sum_product);
         }
     } else if (task.where.bits == nullptr && dropper.window.keeps_runs() && width <= kMostPrepared) {
         static_assert(kCount <= KeepWindow::kSlots, "a slot for each row");
@@ -216,7 +203,7 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
             for (int r = 0; r < kCount; ++r) {
                 dropper.prepare(dropper.index.of(Position{o + r, range.channel_begin, 0}), width, r);
             }
-            add_gradient_rows<K, kCount>(task, act, dropper, o, range, true, sum_dz, sum_product);
+            add_gradient_rows<S, kCount>(loop, task, dropper, o, range, true, sum_dz, sum_product);
         }
     }
     for (; o < span.outer_end; ++o) {
@@ -226,16 +213,16 @@ void sum_gradients_rows(const BackwardTask& task, typename K::Act act, const Dro
             n = width - c < most ? width - c : most;
             if (drops) dropper.prepare(dropper.index.of(Position{o, range.channel_begin + c, 0}), n);
             const BlockRange piece{range.channel_begin + c, range.channel_begin + c + n, 0, 0, 0};
-            add_gradient_rows<K, 1>(task, act, dropper, o, piece, false, sum_dz + c, sum_product + c);
+            add_gradient_rows<S, 1>(loop, task, dropper, o, piece, false, sum_dz + c, sum_product + c);
         }
     }
 }
 
 // Short planes and narrow rows.
-template <class K>
-void sum_gradients_flat(const BackwardTask& task, typename K::Act act, const BlockSpan& span, const BlockRange& range,
+template <class S, class Loop>
+void sum_gradients_flat(const Loop& loop, const BackwardTask& task, const BlockSpan& span, const BlockRange& range,
                         double* sum_dz, double* sum_product) {
-    using T = typename K::T;
+    using T = Compute<S>;
     const Geometry& g = task.geometry;
     const Fold fold(g);
     FlatCoefficients<T> coefficients;
@@ -243,21 +230,21 @@ void sum_gradients_flat(const BackwardTask& task, typename K::Act act, const Blo
     for (std::int64_t first = range.channel_begin, count; first < range.channel_end; first += count) {
         count = range.channel_end - first < fold.strip() ? range.channel_end - first : fold.strip();
         const Coefficients expanded = coefficients.expand_all(fold, task.coefficients, first, count, false);
-        const BackwardTask flat = flat_rows(task, expanded, first, count, sizeof(typename K::S));
+        const BackwardTask flat = flat_rows(task, expanded, first, count, sizeof(S));
         KeepWindow window(task.keep, g);  // a store is that of all channels, not of this strip
         const Dropper<T> dropper(window, flat.keep, flat.geometry);
         const BlockRange row{0, count * fold.count, 0, 0, 0};
         if (!g.rows) {
-            sum_gradients_rows<K>(flat, act, dropper, span, row, dz, product);
+            sum_gradients_rows<S>(loop, flat, dropper, span, row, dz, product);
         } else {
             std::int64_t o = span.outer_end / kRowsInFlat * kRowsInFlat;
-            sum_gradients_rows<K>(flat, act, dropper, {span.outer_begin / kRowsInFlat, o / kRowsInFlat, 0, 1}, row, dz,
+            sum_gradients_rows<S>(loop, flat, dropper, {span.outer_begin / kRowsInFlat, o / kRowsInFlat, 0, 1}, row, dz,
                                   product);
             KeepWindow rest_window(task.keep, g);
             const Dropper<T> rest(rest_window, task.keep, g);
             for (std::int64_t c = 0; o < span.outer_end; ++o, c += g.channels) {
-                if (K::Loop::drops(rest.used)) rest.prepare(rest.index.of(Position{o, 0, 0}), g.channels);
-                add_gradient_rows<K, 1>(task, act, rest, o, {0, g.channels, 0, 0, 0}, false, dz + c, product + c);
+                if (Loop::drops(rest.used)) rest.prepare(rest.index.of(Position{o, 0, 0}), g.channels);
+                add_gradient_rows<S, 1>(loop, task, rest, o, {0, g.channels, 0, 0, 0}, false, dz + c, product + c);
             }
         }
         fold_sums(fold, count, dz);
@@ -272,30 +259,39 @@ void sum_gradients_flat(const BackwardTask& task, typename K::Act act, const Blo
 // --- blocks -----------------------------------------------------------------------------------------------------
 
 // Sums of block b for the channels of `range`.
-template <class K>
-void sum_gradients(const BackwardTask& task, typename K::Act act, const Dropper<typename K::T>& dropper,
+template <class S, class Loop>
+void sum_gradients(const Loop& loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper,
                    const BlockRange& range, std::int64_t b, double* sum_dz, double* sum_product) {
     const BlockSpan span = span_of(task.geometry, task.blocks, b);
-    if (task.geometry.flat) return sum_gradients_flat<K>(task, act, span, range, sum_dz, sum_product);
-    if (task.geometry.rows) return sum_gradients_rows<K>(task, act, dropper, span, range, sum_dz, sum_product);
+    if (task.geometry.flat) return sum_gradients_flat<S>(loop, task, span, range, sum_dz, sum_product);
+    if (task.geometry.rows) return sum_gradients_rows<S>(loop, task, dropper, span, range, sum_dz, sum_product);
     const std::int64_t together = planes_together(task.geometry);
     for (std::int64_t c = range.channel_begin; c < range.channel_end; c += together) {
         const std::int64_t count = c + together < range.channel_end ? together : range.channel_end - c;
         const std::int64_t first = c - range.channel_begin;
         const Position after = after_block(task.geometry, task.blocks, range, b, c + count);
-        sum_gradients_planes<K>(task, act, dropper, span, after, c, count, sum_dz + first, sum_product + first);
+        sum_gradients_planes<S>(loop, task, dropper, span, after, c, count, sum_dz + first, sum_product + first);
     }
 }
 
 BNFAST_INLINE bool is_finite(double value) { return value - value == 0.0; }
 
-// Replaces the sums of block b by centred ones for the channels where those about zero came to nothing.
-template <class S, class Act>
-__attribute__((noinline)) void sum_again_centred(const BackwardTask& task, Act act, const BlockRange& range,
-                                                 std::int64_t b, double* sum_dz, double* sum_dz_xmu) {
+// Makes sums about zero those about the mean. Where the mean is NaN, or they came to nothing, block b is summed again,
+// centred.
+template <class S>
+void move_to_mean(const BackwardTask& task, const BlockRange& range, std::int64_t b, double* sum_dz,
+                  double* sum_dz_xmu) {
     const Geometry& g = task.geometry;
+    const double* mean = static_cast<const double*>(task.coefficients.mean) + range.channel_begin;
+    bool all = true;
+    for (std::int64_t c = 0; c < range.channel_end - range.channel_begin; ++c) {
+        sum_dz_xmu[c] -= mean[c] * sum_dz[c];
+        all &= is_finite(sum_dz_xmu[c]);
+    }
+    if (all) return;
+    const GeneralLoop<Compute<S>> loop(task.activation);
     BackwardTask again = task;
-    again.centred_sums = true;
+    again.sums = Sums::kCentred;
     again.keep.store = nullptr;  // its words may be those of other blocks, too
     KeepWindow window(again.keep, g);
     const Dropper<Compute<S>> dropper(window, again.keep, g);
@@ -303,11 +299,10 @@ __attribute__((noinline)) void sum_again_centred(const BackwardTask& task, Act a
     double dz[kLanes], dz_xmu[kLanes];
     for (std::int64_t begin = range.channel_begin, end; begin < range.channel_end; begin = end) {
         end = begin + strip < range.channel_end ? begin + strip : range.channel_end;
-        bool all = true;
+        all = true;
         for (std::int64_t c = begin; c < end; ++c) all &= is_finite(sum_dz_xmu[c - range.channel_begin]);
         if (all) continue;
-        const BlockRange channels{begin, end, b, b + 1, 0};
-        sum_gradients<SumsOf<S, Act, LoopOf<Extras::kAny>>>(again, act, dropper, channels, b, dz, dz_xmu);
+        sum_gradients<S>(loop, again, dropper, {begin, end, b, b + 1, 0}, b, dz, dz_xmu);
         for (std::int64_t c = begin; c < end; ++c) {
             const std::int64_t k = c - range.channel_begin;
             if (is_finite(sum_dz_xmu[k])) continue;
@@ -317,36 +312,16 @@ __attribute__((noinline)) void sum_again_centred(const BackwardTask& task, Act a
     }
 }
 
-// Sums about zero, then about the mean, which is NaN where they have to be centred.
-template <class S, class Loop, class Act>
-void sum_about_zero(const BackwardTask& task, Act act, const Dropper<Compute<S>>& dropper, const BlockRange& range,
-                    std::int64_t b, double* sum_dz, double* sum_dz_xmu) {
-    sum_gradients<SumsOf<S, Act, Loop>>(task, act, dropper, range, b, sum_dz, sum_dz_xmu);
-    const double* mean = static_cast<const double*>(task.coefficients.mean) + range.channel_begin;
-    bool all = true;
-    for (std::int64_t c = 0; c < range.channel_end - range.channel_begin; ++c) {
-        sum_dz_xmu[c] -= mean[c] * sum_dz[c];
-        all &= is_finite(sum_dz_xmu[c]);
-    }
-    if (!all) sum_again_centred<S>(task, act, range, b, sum_dz, sum_dz_xmu);
-}
-
 template <class S>
 void backward_sums(const BackwardTask& task, const BlockRange& range, const BlockSums& out) noexcept {
-    with_activation<Compute<S>>(task, [&](auto act) {
-        using Act = decltype(act);
+    with_loop<Compute<S>>(task, [&](const auto& loop) __attribute__((always_inline)) {
         KeepWindow window(task.keep, task.geometry);
         const Dropper<Compute<S>> dropper(window, task.keep, task.geometry);
         for (std::int64_t b = range.block_begin; b < range.block_end; ++b) {
             const std::int64_t k = (b - range.block_begin) * range.pitch;
-            double *dz = out.dz + k, *dz_xmu = out.dz_xmu + k;
-            if constexpr (sizeof(S) == 8 || IsFromOutput<Act>::kValue) {
-                using Loop = LoopOf<Extras::kAny>;
-                sum_gradients<SumsOf<S, Act, Loop>>(task, act, dropper, range, b, dz, dz_xmu);
-            } else {
-                with_loop<Act>(task, [&](auto loop) __attribute__((always_inline)) {
-                    sum_about_zero<S, decltype(loop)>(task, act, dropper, range, b, dz, dz_xmu);
-                });
+            sum_gradients<S>(loop, task, dropper, range, b, out.dz + k, out.dz_xmu + k);
+            if constexpr (sizeof(S) < 8) {
+                if (task.sums == Sums::kAboutZero) move_to_mean<S>(task, range, b, out.dz + k, out.dz_xmu + k);
             }
         }
     });

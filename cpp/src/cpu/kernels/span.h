@@ -19,6 +19,7 @@ using cpu::KeepBits;
 using cpu::kWholeBatches;
 using cpu::MomentsTask;
 using cpu::Operand;
+using cpu::Sums;
 using cpu::Tile;
 using cpu::WhereBits;
 

@@ -95,16 +95,26 @@ struct BasicCoefficients {
 };
 using Coefficients = BasicCoefficients<const void*>;
 
+// The activation of a call. from_output: backward starts from y, which lies where x was (in-place batch norm); the
+// activation is then strictly increasing, and the call has neither residual, where nor dropout.
+struct ActivationCall {
+    Activation activation = Activation::kNone;
+    double slope = 0.01;
+    bool from_output = false;
+};
+
+// What sums of backward are of: dz * x, which are moved to the mean block by block, or dz * (x - mean).
+enum class Sums { kAboutZero, kCentred };
+
 struct ForwardTask {
     Geometry geometry;
     Operand x, residual, y;
     Coefficients coefficients;
     WhereBits where;
     KeepBits keep;
-    Activation activation;
-    double activation_slope;
-    bool streaming;               // write past the caches
-    std::int64_t fetch_channels;  // what to fetch ahead, as in kFetch...
+    ActivationCall activation;
+    bool streaming = false;                     // write past the caches
+    std::int64_t fetch_channels = kFetchAlong;  // what to fetch ahead, as in kFetch...
 };
 
 struct BackwardTask {
@@ -114,12 +124,10 @@ struct BackwardTask {
     Coefficients coefficients;
     WhereBits where;
     KeepBits keep;
-    Activation activation;
-    double activation_slope;
-    bool streaming;
-    std::int64_t fetch_channels;
-    bool from_output;  // x holds y: a strictly increasing activation, and neither residual, where nor keep bits
-    bool centred_sums = false;  // sums of dz * (x - mean), not of dz * x (gradient_sums.h)
+    ActivationCall activation;
+    bool streaming = false;
+    std::int64_t fetch_channels = kFetchAlong;
+    Sums sums = Sums::kAboutZero;
 };
 
 struct BlockSums {
