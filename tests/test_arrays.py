@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from numbers import Real
+
 import numpy as np
 import pytest
 from cases import DTYPES
@@ -99,3 +102,42 @@ def test_other_subclasses_are_numbers(tmp_path):
     x = np.memmap(tmp_path / "x", np.float32, "w+", shape=(3, 4))
     x[:] = np.arange(12).reshape(3, 4)
     assert np.array_equal(bnfast.batch_norm(x)[0], bnfast.batch_norm(np.array(x))[0])
+
+
+# --- names of the arguments of the compiled functions ---
+
+
+@pytest.mark.parametrize(
+    ("positional", "named", "message"),
+    [
+        ([], {}, "dy is missing"),
+        ([1], {}, "ctx is missing"),
+        ([1, 2], {"dy": 3}, "dy is given twice"),
+        ([1, 2], {"gamma": 3}, "got an argument 'gamma', expected those of dy .. out"),
+        ([1, 2], {"\udc80": 3}, "got an argument '.*udc80', expected those of"),
+        ([1, 2, 3, 4, 5], {}, "got 5 positional arguments, expected at most 4"),
+    ],
+)
+def test_names_that_are_missing_unknown_or_given_twice(positional, named, message):
+    for _ in range(2):  # what was found out about the names of a call is kept
+        with pytest.raises(TypeError, match=f"^batch_norm_backward: {message}"):
+            bnfast._core.batch_norm_backward(*positional, **named)
+
+
+def test_arguments_may_come_in_any_order():
+    """In more orders than are kept, and in calls that begin while another reads its arguments."""
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    gamma, beta = np.arange(4.0), np.ones(4)
+    want = bnfast.batch_norm(x, gamma, beta, eps=0.5, activation="relu")[0]
+    inner = itertools.cycle(itertools.permutations({"beta": beta, "eps": 0.5, "axis": 0}.items()))
+
+    @Real.register
+    class Axis:
+        def __index__(self):
+            bnfast._core.moments(x)
+            bnfast._core.batch_norm(x.T, **dict(next(inner)))
+            return 1
+
+    named = {"eps": 0.5, "gamma": gamma, "axis": Axis(), "activation": 1, "beta": beta}
+    for order in itertools.permutations(named.items()):
+        assert bnfast._core.batch_norm(x, **dict(order))[0].tobytes() == want.tobytes()

@@ -164,7 +164,7 @@ py::array empty_like(const py::array& x, const TensorView& view, const void* ali
     return py::array(dtype, shape, strides, memory.data, memory.owner);
 }
 
-py::array output_like(const char* operation, const py::object& out, const py::array& x, const TensorView& x_view,
+py::array output_like(const char* operation, const py::handle& out, const py::array& x, const TensorView& x_view,
                       TensorView& view) {
     if (!out.is_none()) {
         view = output_view_of(operation, "out", out);

@@ -32,7 +32,7 @@ WhereView where_view_of(const char* operation, const py::handle& object);
 std::int64_t elements_of(const TensorView& view);
 
 // The array to write and its view: `out`, or a new array like x.
-py::array output_like(const char* operation, const py::object& out, const py::array& x, const TensorView& x_view,
+py::array output_like(const char* operation, const py::handle& out, const py::array& x, const TensorView& x_view,
                       TensorView& view);
 
 // A new array of x's shape, dtype and order of elements in memory, dense. A large one lies in cache lines as `alike`

@@ -1,4 +1,4 @@
-// Batch normalization: one positional entry an operation, and the context that backward takes.
+// Batch normalization: the entry of each operation, and the context that backward takes.
 #include <cmath>
 #include <memory>
 
@@ -23,16 +23,6 @@ constexpr const char* kContext = "BatchNormContext";
 
 // The arrays of BatchNormSaved, which lie one after the other from count() on.
 constexpr std::int64_t kSavedRows = 7;
-
-BatchNormOptions options_of(int axis, double eps, int eps_placement, int activation, double activation_slope) {
-    BatchNormOptions options;
-    options.axis = axis;
-    options.eps = eps;
-    options.eps_placement = static_cast<EpsPlacement>(eps_placement);
-    options.activation = static_cast<Activation>(activation);
-    options.activation_slope = activation_slope;
-    return options;
-}
 
 BatchNormInputs inputs_of(const char* operation, const py::handle& x, const py::handle& gamma, const py::handle& beta,
                           const py::handle& residual, const py::handle& where) {
@@ -74,16 +64,18 @@ std::vector<double> vector_of(const py::handle& object, const char* name) {
 }
 
 void check_class(const char* operation, const char* name, const py::handle& object, const py::handle& expected) {
-    if (py::isinstance(object, expected)) return;
-    throw TypeError(std::string(operation) + ": " + name + " has type " +
-                    std::string(py::str(py::type::handle_of(object).attr("__name__"))) + ", expected " +
-                    std::string(py::str(expected.attr("__name__"))));
+    if (!py::isinstance(object, expected)) refuse_class(operation, name, object.ptr(), expected);
 }
 
 Moments moments_of(const char* operation, const py::handle& object) {
     check_class(operation, "stats", object, moments_class());
     return {vector_of(object, "count"), vector_of(object, "mean"), vector_of(object, "mean_low"),
             vector_of(object, "m2")};
+}
+
+GradientSums gradient_sums_of(const char* operation, const py::handle& object) {
+    check_class(operation, "sums", object, gradient_sums_class());
+    return {vector_of(object, "count"), vector_of(object, "sum_dy"), vector_of(object, "sum_dy_xmu")};
 }
 
 py::object moments_object(const Moments& m) {
@@ -119,7 +111,7 @@ py::object context_var(BatchNormContext& c) {
 // A property, of an object that was made as one should be.
 template <py::object (*kGet)(BatchNormContext&)>
 py::object of_context(const py::object& self) {
-    return kGet(Argument<BatchNormContext&>::from(self.ptr()));
+    return kGet(*Argument<BatchNormContext*>::from(kContext, "self", self.ptr()));
 }
 
 // Everything but the arrays, as numbers that any Python can read again.
@@ -152,8 +144,11 @@ std::unique_ptr<BatchNormContext> context_from_state(const py::tuple& state) {
     const auto values = py::cast<py::array_t<double, py::array::c_style>>(state[4]);
     const auto options = py::cast<py::tuple>(state[5]), traits = py::cast<py::tuple>(state[6]);
     BatchNormSaved& s = context->saved;
-    s.options = options_of(py::cast<int>(options[0]), py::cast<double>(options[1]), py::cast<int>(options[2]),
-                           py::cast<int>(options[3]), py::cast<double>(options[4]));
+    s.options.axis = py::cast<int>(options[0]);
+    s.options.eps = py::cast<double>(options[1]);
+    s.options.eps_placement = static_cast<EpsPlacement>(py::cast<int>(options[2]));
+    s.options.activation = static_cast<Activation>(py::cast<int>(options[3]));
+    s.options.activation_slope = py::cast<double>(options[4]);
     s.options.dropout = py::cast<double>(options[5]);
     s.options.seed = py::cast<std::uint64_t>(options[6]);
     s.options.offset = py::cast<std::uint64_t>(options[7]);
@@ -178,84 +173,131 @@ std::unique_ptr<BatchNormContext> context_from_state(const py::tuple& state) {
 
 // --- operations -------------------------------------------------------------------------------------------------
 
-py::object moments_entry(const py::object& x, int axis, const py::object& where) {
-    const TensorView view = view_of("moments", "x", x);
-    const WhereView where_view = where_view_of("moments", where);
+struct MomentsCall {
+    static constexpr const char* kName = "moments";
+    py::handle x, where = Py_None;
+    int axis = 1;
+    static constexpr auto kFields =
+        std::make_tuple(required("x", &MomentsCall::x), optional("axis", &MomentsCall::axis),
+                        optional("where", &MomentsCall::where));
+};
+
+// What all forward operations take.
+struct ForwardCall : BatchNormOptions {
+    py::handle x, gamma = Py_None, beta = Py_None, residual = Py_None, out = Py_None;
+    static constexpr auto kForwardFields =
+        std::make_tuple(required("x", &ForwardCall::x), optional("gamma", &ForwardCall::gamma),
+                        optional("beta", &ForwardCall::beta), optional("axis", &ForwardCall::axis),
+                        optional("eps", &ForwardCall::eps), optional("residual", &ForwardCall::residual),
+                        optional("activation", &ForwardCall::activation),
+                        optional("activation_slope", &ForwardCall::activation_slope),
+                        optional("eps_placement", &ForwardCall::eps_placement), optional("out", &ForwardCall::out));
+};
+
+struct BatchNormCall : ForwardCall {
+    static constexpr const char* kName = "batch_norm";
+    py::handle where = Py_None, stats = Py_None;
+    static constexpr auto kFields =
+        std::tuple_cat(kForwardFields, std::make_tuple(optional("dropout", &BatchNormCall::dropout),
+                                                       optional("seed", &BatchNormCall::seed),
+                                                       optional("offset", &BatchNormCall::offset),
+                                                       optional("where", &BatchNormCall::where),
+                                                       optional("stats", &BatchNormCall::stats)));
+};
+
+// Normalisation with given statistics, which are not optional.
+struct GivenStatisticsCall : ForwardCall {
+    py::handle mean, var;
+    static constexpr auto kFields =
+        std::tuple_cat(kForwardFields, std::make_tuple(required("mean", &GivenStatisticsCall::mean),
+                                                       required("var", &GivenStatisticsCall::var)));
+};
+struct InferenceCall : GivenStatisticsCall {
+    static constexpr const char* kName = "batch_norm_inference";
+};
+struct FrozenCall : GivenStatisticsCall {
+    static constexpr const char* kName = "batch_norm_frozen";
+};
+
+struct BackwardSumsCall {
+    static constexpr const char* kName = "batch_norm_backward_sums";
+    py::handle dy;
+    BatchNormContext* ctx = nullptr;
+    static constexpr auto kFields =
+        std::make_tuple(required("dy", &BackwardSumsCall::dy), required("ctx", &BackwardSumsCall::ctx));
+};
+
+struct BackwardCall {
+    static constexpr const char* kName = "batch_norm_backward";
+    py::handle dy, sums = Py_None, out = Py_None;
+    BatchNormContext* ctx = nullptr;
+    static constexpr auto kFields =
+        std::make_tuple(required("dy", &BackwardCall::dy), required("ctx", &BackwardCall::ctx),
+                        optional("sums", &BackwardCall::sums), optional("out", &BackwardCall::out));
+};
+
+py::object moments_entry(const MomentsCall& call) {
+    const TensorView x = view_of(call.kName, "x", call.x);
+    const WhereView where = where_view_of(call.kName, call.where);
     Moments result;
     {
-        const ReleasedGil released(elements_of(view));
-        result = moments(view, where_view, axis);
+        const ReleasedGil released(elements_of(x));
+        result = moments(x, where, call.axis);
     }
     return moments_object(result);
 }
 
-py::tuple batch_norm_entry(const py::object& x, const py::object& gamma, const py::object& beta, int axis, double eps,
-                           const py::object& residual, int activation, double slope, const py::object& where,
-                           const py::object& stats, int eps_placement, const py::object& out, double dropout,
-                           std::uint64_t seed, std::uint64_t offset) {
-    const char* const operation = "batch_norm";
-    const BatchNormInputs inputs = inputs_of(operation, x, gamma, beta, residual, where);
-    BatchNormOptions options = options_of(axis, eps, eps_placement, activation, slope);
-    options.dropout = dropout;
-    options.seed = seed;
-    options.offset = offset;
+py::tuple batch_norm_entry(const BatchNormCall& call) {
+    const BatchNormInputs inputs = inputs_of(call.kName, call.x, call.gamma, call.beta, call.residual, call.where);
     std::optional<Moments> given;
-    if (!stats.is_none()) given = moments_of(operation, stats);
+    if (!call.stats.is_none()) given = moments_of(call.kName, call.stats);
     auto context = std::make_unique<BatchNormContext>();
-    context->x = py::reinterpret_borrow<py::array>(x);
-    context->residual = residual;
-    context->where = where;
+    context->x = py::reinterpret_borrow<py::array>(call.x);
+    context->residual = py::reinterpret_borrow<py::object>(call.residual);
+    context->where = py::reinterpret_borrow<py::object>(call.where);
     TensorView y_view;
-    py::array y = output_like(operation, out, context->x, inputs.x, y_view);
+    py::array y = output_like(call.kName, call.out, context->x, inputs.x, y_view);
     {
         const ReleasedGil released(elements_of(inputs.x));
-        batch_norm(inputs, options, given ? &*given : nullptr, y_view, context->saved);
+        batch_norm(inputs, call, given ? &*given : nullptr, y_view, context->saved);
     }
     return py::make_tuple(std::move(y), std::move(context));
 }
 
-py::array inference_entry(const py::object& x, const py::object& mean, const py::object& var, const py::object& gamma,
-                          const py::object& beta, int axis, double eps, const py::object& residual, int activation,
-                          double slope, int eps_placement, const py::object& out) {
-    const char* const operation = "batch_norm_inference";
-    const BatchNormInputs inputs = inputs_of(operation, x, gamma, beta, residual, py::none());
-    const TensorView mean_view = statistic_view_of(operation, "mean", mean);
-    const TensorView var_view = statistic_view_of(operation, "var", var);
+py::array inference_entry(const InferenceCall& call) {
+    const BatchNormInputs inputs = inputs_of(call.kName, call.x, call.gamma, call.beta, call.residual, py::none());
+    const TensorView mean = statistic_view_of(call.kName, "mean", call.mean);
+    const TensorView var = statistic_view_of(call.kName, "var", call.var);
     TensorView y_view;
-    py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), inputs.x, y_view);
+    py::array y = output_like(call.kName, call.out, py::reinterpret_borrow<py::array>(call.x), inputs.x, y_view);
     const ReleasedGil released(elements_of(inputs.x));
-    batch_norm_inference(inputs, mean_view, var_view, options_of(axis, eps, eps_placement, activation, slope), y_view);
+    batch_norm_inference(inputs, mean, var, call, y_view);
     return y;
 }
 
-py::tuple frozen_entry(const py::object& x, const py::object& mean, const py::object& var, const py::object& gamma,
-                       const py::object& beta, int axis, double eps, const py::object& residual, int activation,
-                       double slope, int eps_placement, const py::object& out) {
-    const char* const operation = "batch_norm_frozen";
-    const BatchNormInputs inputs = inputs_of(operation, x, gamma, beta, residual, py::none());
-    const TensorView mean_view = statistic_view_of(operation, "mean", mean);
-    const TensorView var_view = statistic_view_of(operation, "var", var);
+py::tuple frozen_entry(const FrozenCall& call) {
+    const BatchNormInputs inputs = inputs_of(call.kName, call.x, call.gamma, call.beta, call.residual, py::none());
+    const TensorView mean = statistic_view_of(call.kName, "mean", call.mean);
+    const TensorView var = statistic_view_of(call.kName, "var", call.var);
     auto context = std::make_unique<BatchNormContext>();
-    context->x = py::reinterpret_borrow<py::array>(x);
-    context->residual = residual;
+    context->x = py::reinterpret_borrow<py::array>(call.x);
+    context->residual = py::reinterpret_borrow<py::object>(call.residual);
     TensorView y_view;
-    py::array y = output_like(operation, out, context->x, inputs.x, y_view);
+    py::array y = output_like(call.kName, call.out, context->x, inputs.x, y_view);
     {
         const ReleasedGil released(elements_of(inputs.x));
-        batch_norm_frozen(inputs, mean_view, var_view, options_of(axis, eps, eps_placement, activation, slope), y_view,
-                          context->saved);
+        batch_norm_frozen(inputs, mean, var, call, y_view, context->saved);
     }
     return py::make_tuple(std::move(y), std::move(context));
 }
 
-py::object backward_sums_entry(const py::object& dy, BatchNormContext& context) {
-    const char* const operation = "batch_norm_backward_sums";
-    const BatchNormInputs inputs = inputs_of(operation, context);
-    const TensorView dy_view = view_of(operation, "dy", dy);
+py::object backward_sums_entry(const BackwardSumsCall& call) {
+    const BatchNormInputs inputs = inputs_of(call.kName, *call.ctx);
+    const TensorView dy = view_of(call.kName, "dy", call.dy);
     GradientSums sums;
     {
         const ReleasedGil released(elements_of(inputs.x));
-        sums = batch_norm_backward_sums(inputs, dy_view, context.saved);
+        sums = batch_norm_backward_sums(inputs, dy, call.ctx->saved);
     }
     const py::object make = gradient_sums_class().attr("_from_core");
     return call_python(make, count_array(sums.count), float64_array(sums.sum_dy), float64_array(sums.sum_dy_xmu));
@@ -278,22 +320,18 @@ py::object gradients_object(py::object dx, py::object dgamma, py::object dbeta, 
     return made;
 }
 
-py::object backward_entry(const py::object& dy, BatchNormContext& context, const py::object& sums,
-                          const py::object& out) {
-    const char* const operation = "batch_norm_backward";
-    const BatchNormInputs inputs = inputs_of(operation, context);
-    const TensorView dy_view = view_of(operation, "dy", dy);
+py::object backward_entry(const BackwardCall& call) {
+    BatchNormContext& context = *call.ctx;
+    const BatchNormInputs inputs = inputs_of(call.kName, context);
+    const TensorView dy = view_of(call.kName, "dy", call.dy);
     std::optional<GradientSums> total;
-    if (!sums.is_none()) {
-        check_class(operation, "sums", sums, gradient_sums_class());
-        total = GradientSums{vector_of(sums, "count"), vector_of(sums, "sum_dy"), vector_of(sums, "sum_dy_xmu")};
-    }
+    if (!call.sums.is_none()) total = gradient_sums_of(call.kName, call.sums);
     TensorView dx_view, dresidual_view;
-    py::array dx = output_like(operation, out, context.x, inputs.x, dx_view);
+    py::array dx = output_like(call.kName, call.out, context.x, inputs.x, dx_view);
     py::object dresidual = py::none();
     if (!context.residual.is_none()) {
         py::array fresh = empty_like(context.x, inputs.x, dx_view.data);
-        dresidual_view = view_of(operation, "dresidual", fresh);
+        dresidual_view = view_of(call.kName, "dresidual", fresh);
         dresidual = std::move(fresh);
     }
     const std::int64_t channels = context.saved.channels;
@@ -301,7 +339,7 @@ py::object backward_entry(const py::object& dy, BatchNormContext& context, const
     double *const dgamma = values.get(), *const dbeta = dgamma + channels;
     {
         const ReleasedGil released(elements_of(inputs.x));
-        batch_norm_backward(inputs, dy_view, context.saved, total ? &*total : nullptr, dx_view, dresidual_view, dgamma,
+        batch_norm_backward(inputs, dy, context.saved, total ? &*total : nullptr, dx_view, dresidual_view, dgamma,
                             dbeta);
     }
     const auto parameter = [&](bool wanted, const double* gradient) -> py::object {
@@ -330,12 +368,12 @@ void register_batch_norm(py::module_& m) {
         .def_property_readonly("invstd", &of_context<&context_invstd>, "1 / sqrt(var + eps), or 1 / (sqrt(var) + eps).")
         .def_property_readonly("seed", &of_context<&context_seed>, "Seed of the dropout mask.")
         .def_property_readonly("offset", &of_context<&context_offset>, "Stream of the dropout mask.");
-    def_fast<&moments_entry>(m, "moments");
-    def_fast<&batch_norm_entry>(m, "batch_norm");
-    def_fast<&inference_entry>(m, "batch_norm_inference");
-    def_fast<&frozen_entry>(m, "batch_norm_frozen");
-    def_fast<&backward_sums_entry>(m, "batch_norm_backward_sums");
-    def_fast<&backward_entry>(m, "batch_norm_backward");
+    def_fast<&moments_entry>(m);
+    def_fast<&batch_norm_entry>(m);
+    def_fast<&inference_entry>(m);
+    def_fast<&frozen_entry>(m);
+    def_fast<&backward_sums_entry>(m);
+    def_fast<&backward_entry>(m);
 }
 
 }  // namespace bnfast::bindings

@@ -1,4 +1,4 @@
-// Dropout: forward and backward in one entry, masks, scaling.
+// Dropout: forward and backward, the mask, and the expectation that takes its place in evaluation.
 #include <pybind11/stl.h>
 
 #include <functional>
@@ -14,16 +14,85 @@
 namespace bnfast::bindings {
 namespace {
 
-py::array dropout_entry(const char* operation, const py::object& x, double rate, std::uint64_t seed,
-                        std::uint64_t offset, int mode, bool backward, const std::vector<int>& broadcast_axes,
-                        const py::object& out) {
-    const TensorView view = view_of(operation, backward ? "dy" : "x", x);
+constexpr auto kMaskFields =
+    std::make_tuple(required("rate", &DropoutOptions::rate), required("seed", &DropoutOptions::seed),
+                    required("offset", &DropoutOptions::offset),
+                    required("broadcast_axes", &DropoutOptions::broadcast_axes));
+
+struct DropoutCall : DropoutOptions {
+    static constexpr const char* kName = "dropout";
+    py::handle x, out = Py_None;
+    static constexpr auto kFields =
+        std::tuple_cat(std::make_tuple(required("x", &DropoutCall::x), required("mode", &DropoutCall::mode),
+                                       optional("out", &DropoutCall::out)),
+                       kMaskFields);
+};
+
+struct BackwardCall : DropoutOptions {
+    static constexpr const char* kName = "dropout_backward";
+    py::handle dy, out = Py_None;
+    static constexpr auto kFields =
+        std::tuple_cat(std::make_tuple(required("dy", &BackwardCall::dy), required("mode", &BackwardCall::mode),
+                                       optional("out", &BackwardCall::out)),
+                       kMaskFields);
+};
+
+struct MaskCall : DropoutOptions {
+    static constexpr const char* kName = "dropout_mask";
+    py::handle shape;
+    static constexpr auto kFields = std::tuple_cat(std::make_tuple(required("shape", &MaskCall::shape)), kMaskFields);
+};
+
+struct InferenceCall {
+    static constexpr const char* kName = "dropout_inference";
+    py::handle x, out = Py_None;
+    double rate = 0.5;
+    DropoutMode mode = DropoutMode::kClassic;
+    static constexpr auto kFields =
+        std::make_tuple(required("x", &InferenceCall::x), required("rate", &InferenceCall::rate),
+                        required("mode", &InferenceCall::mode), optional("out", &InferenceCall::out));
+};
+
+struct InferenceBackwardCall {
+    static constexpr const char* kName = "dropout_inference_backward";
+    py::handle dy;
+    double rate = 0.5;
+    DropoutMode mode = DropoutMode::kClassic;
+    static constexpr auto kFields =
+        std::make_tuple(required("dy", &InferenceBackwardCall::dy), required("rate", &InferenceBackwardCall::rate),
+                        required("mode", &InferenceBackwardCall::mode));
+};
+
+// The result of compute(x, y) for an array x of the argument `name`, in y, which is `out` or a new array.
+template <class F>
+py::array map_array(const char* operation, const char* name, const py::handle& x, const py::handle& out, F compute) {
+    const TensorView view = view_of(operation, name, x);
     TensorView y_view;
     py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), view, y_view);
-    const DropoutOptions options{rate, seed, offset, static_cast<DropoutMode>(mode), broadcast_axes};
     const ReleasedGil released(elements_of(view));
-    dropout(operation, view, options, backward, y_view);
+    compute(view, y_view);
     return y;
+}
+
+py::array dropout_entry(const DropoutCall& call) {
+    return map_array(call.kName, "x", call.x, call.out,
+                     [&](const TensorView& x, const TensorView& y) { dropout(x, call, y); });
+}
+
+py::array backward_entry(const BackwardCall& call) {
+    return map_array(call.kName, "dy", call.dy, call.out,
+                     [&](const TensorView& dy, const TensorView& dx) { dropout_backward(dy, call, dx); });
+}
+
+py::array inference_entry(const InferenceCall& call) {
+    return map_array(call.kName, "x", call.x, call.out,
+                     [&](const TensorView& x, const TensorView& y) { dropout_inference(x, call.rate, call.mode, y); });
+}
+
+py::array inference_backward_entry(const InferenceBackwardCall& call) {
+    return map_array(call.kName, "dy", call.dy, py::none(), [&](const TensorView& dy, const TensorView& dx) {
+        dropout_inference_backward(dy, call.rate, call.mode, dx);
+    });
 }
 
 // A new array of bool in C order.
@@ -34,35 +103,26 @@ py::array empty_mask(const std::vector<std::int64_t>& shape) {
     return py::array(py::dtype::of<bool>(), shape, memory.data, memory.owner);
 }
 
-py::array mask_entry(const py::object& lengths, double rate, std::uint64_t seed, std::uint64_t offset,
-                     const std::vector<int>& broadcast_axes) {
-    const auto shape = py::cast<std::vector<std::int64_t>>(lengths);
-    if (shape.size() > static_cast<std::size_t>(kMaxDims))
+py::array mask_entry(const MaskCall& call) {
+    const auto shape = py::cast<std::vector<std::int64_t>>(call.shape);
+    if (shape.size() > static_cast<std::size_t>(kMaxDims)) {
         throw ValueError("dropout_mask: shape has too many dimensions");
+    }
     py::array mask = empty_mask(shape);
     std::uint8_t* const data = static_cast<std::uint8_t*>(mask.mutable_data());
-    const DropoutOptions options{rate, seed, offset, DropoutMode::kInverted, broadcast_axes};
     const ReleasedGil released;
-    dropout_mask(shape, options, data);
+    dropout_mask(shape, call, data);
     return mask;
-}
-
-py::array scale_entry(const char* operation, const char* name, const py::object& x, double factor,
-                      const py::object& out) {
-    const TensorView view = view_of(operation, name, x);
-    TensorView y_view;
-    py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), view, y_view);
-    const ReleasedGil released(elements_of(view));
-    scale(operation, view, factor, y_view);
-    return y;
 }
 
 }  // namespace
 
 void register_dropout(py::module_& m) {
-    def_fast<&dropout_entry>(m, "dropout");
-    def_fast<&mask_entry>(m, "dropout_mask");
-    def_fast<&scale_entry>(m, "scale");
+    def_fast<&dropout_entry>(m);
+    def_fast<&backward_entry>(m);
+    def_fast<&inference_entry>(m);
+    def_fast<&inference_backward_entry>(m);
+    def_fast<&mask_entry>(m);
 }
 
 }  // namespace bnfast::bindings

@@ -28,12 +28,6 @@ void stream_sum_arrays(py::array_t<float, py::array::c_style> dst,
 
 }  // namespace
 
-bool is_real(const py::handle& object) {
-    if (PyLong_Check(object.ptr()) != 0) return PyBool_Check(object.ptr()) == 0;
-    static PyObject* check = nullptr;
-    return call_python(imported_once(check, "bnfast._checks", "is_real"), object).ptr() == Py_True;
-}
-
 // The unwinding of pthread_exit is caught as a reference to no object, which UBSan takes for a fault.
 [[gnu::no_sanitize("undefined")]] void set_python_error(const char* operation) noexcept {
     try {

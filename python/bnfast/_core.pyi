@@ -25,82 +25,95 @@ class BatchNormContext:
     @property
     def offset(self) -> int: ...
 
-def moments(x: Array, axis: int, where: NDArray[np.bool_] | None, /) -> Moments: ...
+# Activations, placements of eps and modes of dropout are passed as numbers: see ACTIVATIONS and
+# EPS_PLACEMENTS in _choices.py, MODES in _dropout.py.
+def moments(x: Array, *, axis: int = ..., where: NDArray[np.bool_] | None = ...) -> Moments: ...
 def batch_norm(
     x: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    axis: int,
-    eps: float,
-    residual: Array | None,
-    activation: int,
-    activation_slope: float,
-    where: NDArray[np.bool_] | None,
-    stats: Moments | None,
-    eps_placement: int,
-    out: Array | None,
-    dropout: float,
-    seed: int,
-    offset: int,
-    /,
+    *,
+    gamma: Array | None = ...,
+    beta: Array | None = ...,
+    axis: int = ...,
+    eps: float = ...,
+    residual: Array | None = ...,
+    activation: int = ...,
+    activation_slope: float = ...,
+    dropout: float = ...,
+    seed: int = ...,
+    offset: int = ...,
+    where: NDArray[np.bool_] | None = ...,
+    stats: Moments | None = ...,
+    eps_placement: int = ...,
+    out: Array | None = ...,
 ) -> tuple[Array, BatchNormContext]: ...
 def batch_norm_inference(
     x: Array,
+    *,
     mean: Array,
     var: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    axis: int,
-    eps: float,
-    residual: Array | None,
-    activation: int,
-    activation_slope: float,
-    eps_placement: int,
-    out: Array | None,
-    /,
+    gamma: Array | None = ...,
+    beta: Array | None = ...,
+    axis: int = ...,
+    eps: float = ...,
+    residual: Array | None = ...,
+    activation: int = ...,
+    activation_slope: float = ...,
+    eps_placement: int = ...,
+    out: Array | None = ...,
 ) -> Array: ...
 def batch_norm_frozen(
     x: Array,
+    *,
     mean: Array,
     var: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    axis: int,
-    eps: float,
-    residual: Array | None,
-    activation: int,
-    activation_slope: float,
-    eps_placement: int,
-    out: Array | None,
-    /,
+    gamma: Array | None = ...,
+    beta: Array | None = ...,
+    axis: int = ...,
+    eps: float = ...,
+    residual: Array | None = ...,
+    activation: int = ...,
+    activation_slope: float = ...,
+    eps_placement: int = ...,
+    out: Array | None = ...,
 ) -> tuple[Array, BatchNormContext]: ...
-def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext, /) -> GradientSums: ...
+def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext) -> GradientSums: ...
 def batch_norm_backward(
-    dy: Array, ctx: BatchNormContext, sums: GradientSums | None, out: Array | None, /
+    dy: Array,
+    ctx: BatchNormContext,
+    *,
+    sums: GradientSums | None = ...,
+    out: Array | None = ...,
 ) -> BatchNormGrads: ...
 def dropout(
-    operation: str,
     x: Array,
+    *,
     rate: float,
     seed: int,
     offset: int,
     mode: int,
-    backward: bool,
     broadcast_axes: tuple[int, ...],
-    out: Array | None,
-    /,
+    out: Array | None = ...,
 ) -> Array: ...
+def dropout_backward(
+    dy: Array,
+    *,
+    rate: float,
+    seed: int,
+    offset: int,
+    mode: int,
+    broadcast_axes: tuple[int, ...],
+    out: Array | None = ...,
+) -> Array: ...
+def dropout_inference(x: Array, *, rate: float, mode: int, out: Array | None = ...) -> Array: ...
+def dropout_inference_backward(dy: Array, *, rate: float, mode: int) -> Array: ...
 def dropout_mask(
     shape: tuple[int, ...],
+    *,
     rate: float,
     seed: int,
     offset: int,
     broadcast_axes: tuple[int, ...],
-    /,
 ) -> NDArray[np.bool_]: ...
-def scale(
-    operation: str, argument: str, x: Array, factor: float, out: Array | None, /
-) -> Array: ...
 def num_threads() -> int: ...
 def cache_limit() -> int: ...
 def set_cache_limit(nbytes: int, /) -> None: ...

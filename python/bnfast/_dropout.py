@@ -229,7 +229,15 @@ def dropout(
     offset = check_offset(name, offset)
     axes = check_axes(name, broadcast_axes)
     number = draw_seed(name, seed)
-    y = _core.dropout(name, x, rate, number, offset, _MODE_NUMBERS[mode], False, axes, out)
+    y = _core.dropout(
+        x,
+        rate=rate,
+        seed=number,
+        offset=offset,
+        mode=_MODE_NUMBERS[mode],
+        broadcast_axes=axes,
+        out=out,
+    )
     return y, DropoutContext(x.shape, rate, number, offset, mode, axes)
 
 
@@ -262,15 +270,15 @@ def dropout_backward(
     if not isinstance(ctx, DropoutContext):
         raise TypeError(f"{name}: ctx has type {type(ctx).__name__}, expected DropoutContext")
     check_shape_of_gradient(name, dy, ctx.shape)
-    mode = _MODE_NUMBERS[ctx.mode]
-    return _core.dropout(
-        name, dy, ctx.rate, ctx.seed, ctx.offset, mode, True, ctx.broadcast_axes, out
+    return _core.dropout_backward(
+        dy,
+        rate=ctx.rate,
+        seed=ctx.seed,
+        offset=ctx.offset,
+        mode=_MODE_NUMBERS[ctx.mode],
+        broadcast_axes=ctx.broadcast_axes,
+        out=out,
     )
-
-
-def inference_factor(rate: float, mode: str) -> float:
-    """Return what an element is multiplied by where nothing is dropped."""
-    return 1.0 - rate if mode == "classic" else 1.0
 
 
 def dropout_inference(
@@ -307,7 +315,15 @@ def dropout_inference(
     name = "dropout_inference"
     rate = check_rate(name, "rate", rate)
     mode = one_of(name, "mode", mode, MODES)
-    return _core.scale(name, "x", x, inference_factor(rate, mode), out)
+    return _core.dropout_inference(x, rate=rate, mode=_MODE_NUMBERS[mode], out=out)
+
+
+def dropout_inference_backward(
+    dy: NDArray[Any], shape: tuple[int, ...], rate: float, mode: str
+) -> NDArray[Any]:
+    """Return the gradient of :func:`dropout_inference`, whose x had this shape."""
+    check_shape_of_gradient("dropout_inference_backward", dy, shape)
+    return _core.dropout_inference_backward(dy, rate=rate, mode=_MODE_NUMBERS[mode])
 
 
 def dropout_mask(
@@ -344,7 +360,9 @@ def dropout_mask(
     offset = check_offset(name, offset)
     axes = check_axes(name, broadcast_axes)
     number = draw_seed(name, seed)
-    return _core.dropout_mask(_check_shape(name, shape), rate, number, offset, axes)
+    return _core.dropout_mask(
+        _check_shape(name, shape), rate=rate, seed=number, offset=offset, broadcast_axes=axes
+    )
 
 
 def _check_shape(operation: str, shape: Any) -> tuple[int, ...]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bnfast import _core
 from bnfast._attributes import Setting
 from bnfast._checks import one_of
 from bnfast._dropout import (
     MODES,
     check_axes,
     check_rate,
-    check_shape_of_gradient,
     dropout,
     dropout_backward,
     dropout_inference,
-    inference_factor,
+    dropout_inference_backward,
 )
 from bnfast._layer import Layer
 
@@ -121,13 +119,8 @@ class Dropout(Layer):
     def _scale(self, x: NDArray[Any]) -> NDArray[Any]:
         rate, mode = self._rate, self._mode
         y = dropout_inference(x, rate, mode=mode)
-        shape, factor = x.shape, inference_factor(rate, mode)
-
-        def differentiate(dy: NDArray[Any]) -> NDArray[Any]:
-            check_shape_of_gradient("Dropout.backward", dy, shape)
-            return _core.scale("Dropout.backward", "dy", dy, factor, None)
-
-        self._forward.keep(differentiate)
+        shape = x.shape
+        self._forward.keep(lambda dy: dropout_inference_backward(dy, shape, rate, mode))
         return y
 
     def backward(self, dy: NDArray[Any]) -> NDArray[Any]:

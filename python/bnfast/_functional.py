@@ -8,13 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfast import _core
-from bnfast._choices import (
-    ACTIVATIONS,
-    EPS_PLACEMENTS,
-    check_context,
-    check_numbers,
-    refuse_choice,
-)
+from bnfast._choices import ACTIVATIONS, EPS_PLACEMENTS, refuse_choice
 from bnfast._core import BatchNormContext
 from bnfast._dropout import check_offset, check_rate, draw_seed
 from bnfast._moments import GradientSums, Moments
@@ -139,27 +133,23 @@ def batch_norm(
         dropout = check_rate("batch_norm", "dropout", dropout)
         seed = draw_seed("batch_norm", seed)
         offset = check_offset("batch_norm", offset)
-    try:
-        return _core.batch_norm(
-            x,
-            gamma,
-            beta,
-            axis,
-            eps,
-            residual,
-            act,
-            activation_slope,
-            where,
-            stats,
-            placement,
-            out,
-            dropout,
-            seed,
-            offset,
-        )
-    except TypeError:
-        check_numbers("batch_norm", axis, eps=eps, activation_slope=activation_slope)
-        raise
+    return _core.batch_norm(
+        x,
+        gamma=gamma,
+        beta=beta,
+        axis=axis,
+        eps=eps,
+        residual=residual,
+        activation=act,
+        activation_slope=activation_slope,
+        dropout=dropout,
+        seed=seed,
+        offset=offset,
+        where=where,
+        stats=stats,
+        eps_placement=placement,
+        out=out,
+    )
 
 
 def batch_norm_backward(
@@ -206,11 +196,7 @@ def batch_norm_backward(
     >>> bool(np.abs(grads.dx).max() < 1e-6)  # a constant added to x does not change y
     True
     """
-    try:
-        return _core.batch_norm_backward(dy, ctx, sums, out)
-    except TypeError:
-        check_context("batch_norm_backward", ctx)
-        raise
+    return _core.batch_norm_backward(dy, ctx, sums=sums, out=out)
 
 
 def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext) -> GradientSums:
@@ -236,11 +222,7 @@ def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext) -> GradientSums:
     >>> bnfast.batch_norm_backward_sums(np.ones_like(x), ctx).sum_dy
     array([3.])
     """
-    try:
-        return _core.batch_norm_backward_sums(dy, ctx)
-    except TypeError:
-        check_context("batch_norm_backward_sums", ctx)
-        raise
+    return _core.batch_norm_backward_sums(dy, ctx)
 
 
 def batch_norm_inference(
@@ -288,13 +270,20 @@ def batch_norm_inference(
         act, placement = ACTIVATIONS[activation], EPS_PLACEMENTS[eps_placement]
     except (KeyError, TypeError):
         refuse_choice("batch_norm_inference", activation, eps_placement)
-    try:
-        return _core.batch_norm_inference(
-            x, mean, var, gamma, beta, axis, eps, residual, act, activation_slope, placement, out
-        )
-    except TypeError:
-        check_numbers("batch_norm_inference", axis, eps=eps, activation_slope=activation_slope)
-        raise
+    return _core.batch_norm_inference(
+        x,
+        mean=mean,
+        var=var,
+        gamma=gamma,
+        beta=beta,
+        axis=axis,
+        eps=eps,
+        residual=residual,
+        activation=act,
+        activation_slope=activation_slope,
+        eps_placement=placement,
+        out=out,
+    )
 
 
 def batch_norm_frozen(
@@ -336,13 +325,20 @@ def batch_norm_frozen(
         act, placement = ACTIVATIONS[activation], EPS_PLACEMENTS[eps_placement]
     except (KeyError, TypeError):
         refuse_choice("batch_norm_frozen", activation, eps_placement)
-    try:
-        return _core.batch_norm_frozen(
-            x, mean, var, gamma, beta, axis, eps, residual, act, activation_slope, placement, out
-        )
-    except TypeError:
-        check_numbers("batch_norm_frozen", axis, eps=eps, activation_slope=activation_slope)
-        raise
+    return _core.batch_norm_frozen(
+        x,
+        mean=mean,
+        var=var,
+        gamma=gamma,
+        beta=beta,
+        axis=axis,
+        eps=eps,
+        residual=residual,
+        activation=act,
+        activation_slope=activation_slope,
+        eps_placement=placement,
+        out=out,
+    )
 
 
 def moments(x: Array, *, axis: int = 1, where: NDArray[np.bool_] | None = None) -> Moments:
@@ -379,8 +375,4 @@ def moments(x: Array, *, axis: int = 1, where: NDArray[np.bool_] | None = None) 
     >>> m.mean, m.var()
     (array([ 2., 20.]), array([  1., 100.]))
     """
-    try:
-        return _core.moments(x, axis, where)
-    except TypeError:
-        check_numbers("moments", axis)
-        raise
+    return _core.moments(x, axis=axis, where=where)

@@ -28,6 +28,8 @@ void dropout(const TensorView& x, const DropoutOptions& options, const TensorVie
 void dropout_backward(const TensorView& dy, const DropoutOptions& options, const TensorView& dx);
 // What a network without dropout computes in its place: x * (1 - rate) where the mode is classic, otherwise x.
 void dropout_inference(const TensorView& x, double rate, DropoutMode mode, const TensorView& y);
+// dx from dy, with the rate and mode of dropout_inference.
+void dropout_inference_backward(const TensorView& dy, double rate, DropoutMode mode, const TensorView& dx);
 // One byte an element of a dense array of that shape: 1 where it is kept. The options' mode does not matter.
 void dropout_mask(const std::vector<std::int64_t>& shape, const DropoutOptions& options, std::uint8_t* mask);
 

@@ -66,6 +66,16 @@ void run(const Names& names, const TensorView& x_view, const TensorView& y_view,
     backend.dropout(problem);
 }
 
+// The expectation is linear in x: it is its own derivative.
+void run_inference(const Names& names, const TensorView& x, double rate, DropoutMode mode, const TensorView& y) {
+    api::check_rate(names.operation, "rate", rate);
+    check_mode(names.operation, mode);
+    DropoutProblem problem;
+    problem.bits.keep = kKeepAll;
+    if (mode == DropoutMode::kClassic) problem.scale = 1.0 - rate;
+    run(names, x, y, {}, problem);
+}
+
 }  // namespace
 
 void dropout(const TensorView& x, const DropoutOptions& options, const TensorView& y) {
@@ -95,13 +105,11 @@ void dropout_backward(const TensorView& dy, const DropoutOptions& options, const
 }
 
 void dropout_inference(const TensorView& x, double rate, DropoutMode mode, const TensorView& y) {
-    const Names names{"dropout_inference", "x"};
-    api::check_rate(names.operation, "rate", rate);
-    check_mode(names.operation, mode);
-    DropoutProblem problem;
-    problem.bits.keep = kKeepAll;
-    if (mode == DropoutMode::kClassic) problem.scale = 1.0 - rate;
-    run(names, x, y, {}, problem);
+    run_inference({"dropout_inference", "x"}, x, rate, mode, y);
+}
+
+void dropout_inference_backward(const TensorView& dy, double rate, DropoutMode mode, const TensorView& dx) {
+    run_inference({"dropout_inference_backward", "dy"}, dy, rate, mode, dx);
 }
 
 void dropout_mask(const std::vector<std::int64_t>& shape, const DropoutOptions& options, std::uint8_t* mask) {
