@@ -2,8 +2,6 @@
 #include "arrays.h"
 
 #include <algorithm>
-#include <functional>
-#include <numeric>
 
 #include "bnfast/layout.h"
 #include "output_memory.h"
@@ -65,13 +63,6 @@ py::dtype as_usual(const py::dtype& dtype) {
     return py::reinterpret_steal<py::dtype>(dtype.attr("newbyteorder")("=").release());
 }
 
-template <class View>
-void copy_shape(const py::array& array, View& view) {
-    view.ndim = static_cast<int>(array.ndim());
-    std::copy_n(array.shape(), array.ndim(), view.shape);
-    std::copy_n(array.strides(), array.ndim(), view.strides);
-}
-
 }  // namespace
 
 py::handle imported_once(PyObject*& slot, const char* module, const char* attribute) {
@@ -79,69 +70,71 @@ py::handle imported_once(PyObject*& slot, const char* module, const char* attrib
     return slot;
 }
 
-TensorView view_of(const char* operation, const char* name, const py::handle& object) {
+const TensorView& ArrayView::set(const py::array& array, DType dtype) {
+    const int ndim = static_cast<int>(array.ndim());
+    std::int64_t* memory = few_;
+    if (ndim > kFewDims) {
+        many_.reset(new std::int64_t[2 * static_cast<std::size_t>(ndim)]);
+        memory = many_.get();
+    }
+    std::copy_n(array.shape(), ndim, memory);
+    std::copy_n(array.strides(), ndim, memory + ndim);
+    view_.data = const_cast<void*>(array.data());
+    view_.shape = memory;
+    view_.strides = memory + ndim;
+    view_.ndim = ndim;
+    view_.dtype = dtype;
+    return view_;
+}
+
+const TensorView& ArrayView::bind(const char* operation, const char* name, const py::handle& object) {
     constexpr const char* kExpected = "a NumPy array of float32, float64, float16 or bfloat16 in native byte order";
     const py::array array = array_of(operation, name, object, kExpected);
     const py::dtype dtype = array.dtype();
-    TensorView view;
     const int number = dtype.num();
-    if (number == kFloat32Number) {
-        view.dtype = DType::kFloat32;
-    } else if (number == kFloat64Number) {
-        view.dtype = DType::kFloat64;
-    } else if (number == kFloat16Number) {
-        view.dtype = DType::kFloat16;
-    } else if (number == bfloat16_number()) {
-        view.dtype = DType::kBFloat16;
-    } else {
-        wrong_type(operation, name, object, kExpected);
+    if (native_order(dtype)) {
+        if (number == kFloat32Number) return set(array, DType::kFloat32);
+        if (number == kFloat64Number) return set(array, DType::kFloat64);
+        if (number == kFloat16Number) return set(array, DType::kFloat16);
+        if (number == bfloat16_number()) return set(array, DType::kBFloat16);
     }
-    if (!native_order(dtype)) wrong_type(operation, name, object, kExpected);
-    view.data = const_cast<void*>(array.data());
-    copy_shape(array, view);
-    return view;
+    wrong_type(operation, name, object, kExpected);
 }
 
-TensorView optional_view_of(const char* operation, const char* name, const py::handle& object) {
-    return object.is_none() ? TensorView{} : view_of(operation, name, object);
+std::optional<TensorView> ArrayView::bind_optional(const char* operation, const char* name, const py::handle& object) {
+    if (object.is_none()) return std::nullopt;
+    return bind(operation, name, object);
 }
 
-TensorView channel_view_of(const char* operation, const char* name, const py::handle& object) {
-    TensorView view;
-    if (object.is_none()) return view;
-    constexpr const char* kExpected = "float32 or float64 in native byte order";
+const TensorView& ArrayView::bind_channels(const char* operation, const char* name, const py::handle& object) {
     const py::array array = array_of(operation, name, object, "a NumPy array of float32 or float64");
     const int number = array.dtype().num();
     if ((number != kFloat32Number && number != kFloat64Number) || !native_order(array.dtype())) {
-        wrong_type(operation, name, object, kExpected);
+        wrong_type(operation, name, object, "float32 or float64 in native byte order");
     }
-    view.dtype = number == kFloat32Number ? DType::kFloat32 : DType::kFloat64;
-    view.data = const_cast<void*>(array.data());
-    copy_shape(array, view);
-    return view;
+    return set(array, number == kFloat32Number ? DType::kFloat32 : DType::kFloat64);
 }
 
-TensorView output_view_of(const char* operation, const char* name, const py::handle& object) {
-    const TensorView view = view_of(operation, name, object);
+std::optional<TensorView> ArrayView::bind_optional_channels(const char* operation, const char* name,
+                                                            const py::handle& object) {
+    if (object.is_none()) return std::nullopt;
+    return bind_channels(operation, name, object);
+}
+
+const TensorView& ArrayView::bind_output(const char* operation, const char* name, const py::handle& object) {
+    bind(operation, name, object);
     if (!py::reinterpret_borrow<py::array>(object).writeable()) {
         throw ValueError(std::string(operation) + ": " + name + " is read-only, expected a writeable array");
     }
-    return view;
+    return view_;
 }
 
-WhereView where_view_of(const char* operation, const py::handle& object) {
-    WhereView view;
-    if (object.is_none()) return view;
+std::optional<TensorView> ArrayView::bind_where(const char* operation, const py::handle& object) {
+    if (object.is_none()) return std::nullopt;
     constexpr const char* kExpected = "a NumPy array of bool";
     const py::array array = array_of(operation, "where", object, kExpected);
     if (array.dtype().num() != py::detail::npy_api::NPY_BOOL_) wrong_type(operation, "where", object, kExpected);
-    view.data = array.data();
-    copy_shape(array, view);
-    return view;
-}
-
-std::int64_t elements_of(const TensorView& view) {
-    return std::accumulate(view.shape, view.shape + view.ndim, std::int64_t{1}, std::multiplies<>());
+    return set(array, DType::kBool);
 }
 
 py::array empty_like(const py::array& x, const TensorView& view, const void* alike) {
@@ -165,13 +158,13 @@ py::array empty_like(const py::array& x, const TensorView& view, const void* ali
 }
 
 py::array output_like(const char* operation, const py::handle& out, const py::array& x, const TensorView& x_view,
-                      TensorView& view) {
+                      ArrayView& view) {
     if (!out.is_none()) {
-        view = output_view_of(operation, "out", out);
+        view.bind_output(operation, "out", out);
         return py::reinterpret_borrow<py::array>(out);
     }
     py::array fresh = empty_like(x, x_view);
-    view = view_of(operation, "out", fresh);
+    view.bind(operation, "out", fresh);
     return fresh;
 }
 

@@ -4,10 +4,11 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "bnfast/batch_norm.h"
 #include "bnfast/error.h"
 #include "bnfast/tensor.h"
 
@@ -19,21 +20,40 @@ namespace py = pybind11;
 // a thread that waits for the GIL inside the import.
 py::handle imported_once(PyObject*& slot, const char* module, const char* attribute);
 
-// TypeError unless `object` is an array of float32, float64, float16 or bfloat16 in native byte order.
-TensorView view_of(const char* operation, const char* name, const py::handle& object);
-// As view_of; None is a view without data.
-TensorView optional_view_of(const char* operation, const char* name, const py::handle& object);
-// Per-channel values: TypeError unless None or an array of float32 or float64.
-TensorView channel_view_of(const char* operation, const char* name, const py::handle& object);
-// An array that the call writes: ValueError unless it is writeable.
-TensorView output_view_of(const char* operation, const char* name, const py::handle& object);
-WhereView where_view_of(const char* operation, const py::handle& object);
+// A NumPy array as a view, with memory of its own for shape and strides: the array's may go away while kernels run, if
+// another thread gives the array a new shape.
+class ArrayView {
+  public:
+    ArrayView() = default;
+    ArrayView(const ArrayView&) = delete;
+    ArrayView& operator=(const ArrayView&) = delete;
 
-std::int64_t elements_of(const TensorView& view);
+    // TypeError unless `object` is an array of float32, float64, float16 or bfloat16 in native byte order.
+    const TensorView& bind(const char* operation, const char* name, const py::handle& object);
+    // The same; None is no view.
+    std::optional<TensorView> bind_optional(const char* operation, const char* name, const py::handle& object);
+    // Per-channel values: TypeError unless an array of float32 or float64.
+    const TensorView& bind_channels(const char* operation, const char* name, const py::handle& object);
+    std::optional<TensorView> bind_optional_channels(const char* operation, const char* name, const py::handle& object);
+    // An array that the call writes: ValueError unless it is writeable.
+    const TensorView& bind_output(const char* operation, const char* name, const py::handle& object);
+    // TypeError unless None or an array of bool.
+    std::optional<TensorView> bind_where(const char* operation, const py::handle& object);
+
+    const TensorView& get() const { return view_; }
+
+  private:
+    const TensorView& set(const py::array& array, DType dtype);
+
+    static constexpr int kFewDims = 8;
+    TensorView view_;
+    std::int64_t few_[2 * kFewDims];  // shape and strides of most arrays
+    std::unique_ptr<std::int64_t[]> many_;
+};
 
 // The array to write and its view: `out`, or a new array like x.
 py::array output_like(const char* operation, const py::handle& out, const py::array& x, const TensorView& x_view,
-                      TensorView& view);
+                      ArrayView& view);
 
 // A new array of x's shape, dtype and order of elements in memory, dense. A large one lies in cache lines as `alike`
 // does, so that both can be written together.

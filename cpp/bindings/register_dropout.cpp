@@ -6,6 +6,7 @@
 
 #include "arrays.h"
 #include "bnfast/dropout.h"
+#include "bnfast/layout.h"
 #include "fast_call.h"
 #include "gil.h"
 #include "output_memory.h"
@@ -66,11 +67,11 @@ struct InferenceBackwardCall {
 // The result of compute(x, y) for an array x of the argument `name`, in y, which is `out` or a new array.
 template <class F>
 py::array map_array(const char* operation, const char* name, const py::handle& x, const py::handle& out, F compute) {
-    const TensorView view = view_of(operation, name, x);
-    TensorView y_view;
+    ArrayView x_view, y_view;
+    const TensorView& view = x_view.bind(operation, name, x);
     py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), view, y_view);
     const ReleasedGil released(elements_of(view));
-    compute(view, y_view);
+    compute(view, y_view.get());
     return y;
 }
 

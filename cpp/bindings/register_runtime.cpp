@@ -1,5 +1,8 @@
 // Threads, SIMD targets, and the translation of errors.
 #include <cxxabi.h>
+#include <pybind11/stl.h>
+
+#include <optional>
 
 #include "arrays.h"
 #include "bnfast/runtime.h"
@@ -13,13 +16,11 @@ namespace {
 
 void stream_sum_arrays(py::array_t<float, py::array::c_style> dst,
                        const std::vector<py::array_t<float, py::array::c_style>>& sources, int threads) {
-    constexpr std::size_t kMostSources = 8;
     std::vector<const float*> pointers;
     for (const auto& source : sources) {
         if (source.size() != dst.size()) throw ValueError("stream: sources differ from dst in size");
         pointers.push_back(source.data());
     }
-    if (pointers.empty() || pointers.size() > kMostSources) throw ValueError("stream: expected 1 to 8 sources");
     float* const out = dst.mutable_data();
     const std::int64_t n = dst.size();
     const ReleasedGil released;
@@ -83,6 +84,18 @@ void register_runtime(py::module_& m) {
     m.def("private_cache_bytes", &private_cache_bytes);
     m.def("shared_cache_bytes", &shared_cache_bytes);
     m.def("shared_cache_is_near", &shared_cache_is_near);
+    m.def("thresholds", [] {
+        py::dict numbers;
+        for (const auto& [name, number] : thresholds()) numbers[name.c_str()] = number;
+        return numbers;
+    });
+    m.def("randomise_schedule", [](const std::optional<std::uint64_t>& seed) {
+        if (seed) {
+            randomise_schedule(*seed);
+        } else {
+            restore_schedule();
+        }
+    });
     m.def("stream", [](const py::array& dst, const py::sequence& sources, int threads) {
         std::vector<py::array_t<float, py::array::c_style>> arrays;
         for (const py::handle& source : sources)

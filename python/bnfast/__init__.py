@@ -1,6 +1,6 @@
 """Batch normalization and dropout on NumPy arrays, as fast as memory allows: exact, fused."""
 
-from bnfast._core import BatchNormContext, __version__
+from bnfast._core import BatchNormContext, NormContext, __version__
 from bnfast._dropout import (
     DropoutContext,
     dropout,
@@ -21,6 +21,7 @@ from bnfast._functional import (
 )
 from bnfast._layers import BatchNorm
 from bnfast._moments import GradientSums, Moments
+from bnfast._norms import NormGrads, instance_norm, norm_backward
 from bnfast._running import RunningStats
 from bnfast._runtime import (
     active_target,
@@ -42,6 +43,8 @@ __all__ = [
     "DropoutContext",
     "GradientSums",
     "Moments",
+    "NormContext",
+    "NormGrads",
     "RunningStats",
     "__version__",
     "active_target",
@@ -57,7 +60,9 @@ __all__ = [
     "fold_batch_norm",
     "get_cache_limit",
     "get_num_threads",
+    "instance_norm",
     "moments",
+    "norm_backward",
     "num_threads",
     "set_cache_limit",
     "set_num_threads",

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from bnfast._functional import BatchNormGrads
 from bnfast._moments import GradientSums, Moments
+from bnfast._norms import NormGrads
 
 __version__: str
 
@@ -14,6 +15,18 @@ Array = NDArray[Any]
 class BatchNormContext:
     @property
     def moments(self) -> Moments: ...
+    @property
+    def mean(self) -> Array: ...
+    @property
+    def var(self) -> Array: ...
+    @property
+    def invstd(self) -> Array: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+
+class NormContext:
     @property
     def mean(self) -> Array: ...
     @property
@@ -84,6 +97,22 @@ def batch_norm_backward(
     sums: GradientSums | None = ...,
     out: Array | None = ...,
 ) -> BatchNormGrads: ...
+def instance_norm(
+    x: Array,
+    *,
+    gamma: Array | None = ...,
+    beta: Array | None = ...,
+    axis: int = ...,
+    eps: float = ...,
+    residual: Array | None = ...,
+    activation: int = ...,
+    activation_slope: float = ...,
+    dropout: float = ...,
+    seed: int = ...,
+    offset: int = ...,
+    out: Array | None = ...,
+) -> tuple[Array, NormContext]: ...
+def norm_backward(dy: Array, *, ctx: NormContext, out: Array | None = ...) -> NormGrads: ...
 def dropout(
     x: Array,
     *,
@@ -129,3 +158,5 @@ def shared_cache_is_near() -> bool: ...
 def stream(
     dst: NDArray[np.float32], sources: Sequence[NDArray[np.float32]], threads: int, /
 ) -> None: ...
+def thresholds() -> dict[str, int]: ...
+def randomise_schedule(seed: int | None, /) -> None: ...

@@ -164,9 +164,7 @@ void check_forward() {
     expect<ValueError>(op, "product", forward([](Arena& a) { a.inputs.x.shape = kHugeShape; }));
     expect<TypeError>(op, "x has dtype bool", forward([](Arena& a) { a.inputs.x.dtype = DType::kBool; }));
     expect<TypeError>(op, "dtype number 9", forward([](Arena& a) { a.inputs.x.dtype = static_cast<DType>(9); }));
-    expect<ValueError>(op, "x is on cuda:1", forward([](Arena& a) {
-                           a.inputs.x.device = {Device::Type::kCuda, 1};
-                       }));
+    expect<ValueError>(op, "x is on cuda:1", forward([](Arena& a) { a.inputs.x.device = {Device::Type::kCuda, 1}; }));
     expect<ValueError>(op, "axis is 3", forward([](Arena& a) { a.options.axis = 3; }));
     expect<ValueError>(op, "axis is -4", forward([](Arena& a) { a.options.axis = -4; }));
     expect<ValueError>(op, "eps is -1", forward([](Arena& a) { a.options.eps = -1.0; }));
@@ -180,7 +178,8 @@ void check_forward() {
     expect<ValueError>(op, "dropout is 1.5", forward([](Arena& a) { a.options.dropout = 1.5; }));
     expect<ValueError>(op, "gamma has no data", forward([](Arena& a) { a.inputs.gamma->data = nullptr; }));
     expect<ValueError>(op, "gamma has shape (3,)", forward([](Arena& a) { a.inputs.gamma->shape = kShortShape; }));
-    expect<TypeError>(op, "gamma has dtype float16", forward([](Arena& a) { a.inputs.gamma->dtype = DType::kFloat16; }));
+    expect<TypeError>(op, "gamma has dtype float16",
+                      forward([](Arena& a) { a.inputs.gamma->dtype = DType::kFloat16; }));
     expect<ValueError>(op, "gamma is on cuda:0",
                        forward([](Arena& a) { a.inputs.gamma->device.type = Device::Type::kCuda; }));
     expect<ValueError>(op, "beta has shape", forward([](Arena& a) { a.inputs.beta->shape = kShortShape; }));
@@ -190,9 +189,8 @@ void check_forward() {
     expect<TypeError>(op, "residual has dtype float64", forward([](Arena& a) {
                           a.inputs.residual = view_of(a.residual.data(), kShape, kStrides, 3, DType::kFloat64);
                       }));
-    expect<ValueError>(op, "residual has no data", forward([](Arena& a) {
-                           a.inputs.residual = view_of(nullptr, kShape, kStrides, 3);
-                       }));
+    expect<ValueError>(op, "residual has no data",
+                       forward([](Arena& a) { a.inputs.residual = view_of(nullptr, kShape, kStrides, 3); }));
     expect<ValueError>(op, "where has shape (2, 1, 5)", forward([](Arena& a) {
                            a.inputs.where = a.where_view();
                            a.inputs.where->shape = kWrongWhereShape;
@@ -251,9 +249,8 @@ void check_given_statistics() {
                        inference([](Arena&, TensorView&, TensorView& var) { var.shape = kShortShape; }));
     expect<ValueError>(op, "var is -2 in channel 3",
                        inference([](Arena& a, TensorView&, TensorView&) { a.var[3] = -2.0F; }));
-    expect<ValueError>(op, "out overlaps mean", inference([](Arena& a, TensorView& mean, TensorView&) {
-                           mean.data = a.y.data();
-                       }));
+    expect<ValueError>(op, "out overlaps mean",
+                       inference([](Arena& a, TensorView& mean, TensorView&) { mean.data = a.y.data(); }));
     expect<ValueError>("batch_norm_frozen", "room for 1 numbers", [](Arena& a) {
         a.saved.state().capacity = 1;
         batch_norm_frozen(a.inputs, Arena::vector(a.mean), Arena::vector(a.var), a.options, Arena::tensor(a.y),
@@ -273,17 +270,15 @@ void check_backward() {
     expect<ValueError>(op, "x has no data", backward([](Arena& a) { a.backward.x.data = nullptr; }));
     expect<ValueError>(op, "x has shape (3, 4, 4)", backward([](Arena& a) { a.backward.x.shape = kOtherShape; }));
     expect<ValueError>(op, "dtype float64, expected", backward([](Arena& a) { a.backward.x.dtype = DType::kFloat64; }));
-    expect<ValueError>(op, "a state that a forward call has filled", backward([](Arena& a) {
-                           a.saved.state() = NormState{};
-                       }));
+    expect<ValueError>(op, "a state that a forward call has filled",
+                       backward([](Arena& a) { a.saved.state() = NormState{}; }));
     expect<ValueError>(op, "state.values is null", backward([](Arena& a) { a.saved.state().values = nullptr; }));
     expect<ValueError>(op, "another normalization's", backward([](Arena& a) { a.saved.state().statistics = 12; }));
     expect<ValueError>(op, "dy has no data", backward([](Arena& a) { a.backward.dy.data = nullptr; }));
     expect<ValueError>(op, "dy has shape", backward([](Arena& a) { a.backward.dy.shape = kOtherShape; }));
     expect<TypeError>(op, "dy has dtype", backward([](Arena& a) { a.backward.dy.dtype = DType::kBFloat16; }));
-    expect<ValueError>(op, "residual is there", backward([](Arena& a) {
-                           a.backward.residual = Arena::tensor(a.residual);
-                       }));
+    expect<ValueError>(op, "residual is there",
+                       backward([](Arena& a) { a.backward.residual = Arena::tensor(a.residual); }));
     expect<ValueError>(op, "where is there", backward([](Arena& a) { a.backward.where = a.where_view(); }));
     expect<ValueError>(op, "residual is absent", backward([](Arena& a) { a.saved.state().has_residual = true; }));
     expect<ValueError>(op, "out has no data", backward([](Arena& a) { a.gradients.dx.data = nullptr; }));
@@ -292,9 +287,8 @@ void check_backward() {
     expect<ValueError>(op, "out overlaps dy", backward([](Arena& a) { a.gradients.dx.data = a.dy.data() + 1; }));
     expect<ValueError>(op, "dgamma is null", backward([](Arena& a) { a.gradients.dgamma = nullptr; }));
     expect<ValueError>(op, "dbeta is null", backward([](Arena& a) { a.gradients.dbeta = nullptr; }));
-    expect<ValueError>(op, "dresidual is there", backward([](Arena& a) {
-                           a.gradients.dresidual = Arena::tensor(a.dresidual);
-                       }));
+    expect<ValueError>(op, "dresidual is there",
+                       backward([](Arena& a) { a.gradients.dresidual = Arena::tensor(a.dresidual); }));
     const auto with_residual = [](const Spoil& spoil) {
         return backward([=](Arena& a) {
             a.saved.state().has_residual = true;
@@ -343,7 +337,7 @@ void check_other_norms() {
 }
 
 void check_dropout() {
-    const auto call = [](const std::function<void(Arena&, TensorView& x, TensorView& y)>& spoil) {
+    const auto call = [](const std::function<void(Arena&, TensorView & x, TensorView & y)>& spoil) {
         return [=](Arena& a) {
             TensorView x = Arena::tensor(a.x), y = Arena::tensor(a.y);
             spoil(a, x, y);
@@ -355,18 +349,16 @@ void check_dropout() {
     expect<ValueError>(op, "out has no data", call([](Arena&, TensorView&, TensorView& y) { y.data = nullptr; }));
     expect<ValueError>(op, "out has shape", call([](Arena&, TensorView&, TensorView& y) { y.shape = kOtherShape; }));
     expect<TypeError>(op, "out has dtype", call([](Arena&, TensorView&, TensorView& y) { y.dtype = DType::kFloat64; }));
-    expect<ValueError>(op, "out overlaps x", call([](Arena& a, TensorView&, TensorView& y) { y.data = a.x.data() + 1; }));
+    expect<ValueError>(op, "out overlaps x",
+                       call([](Arena& a, TensorView&, TensorView& y) { y.data = a.x.data() + 1; }));
     expect<ValueError>(op, "rate is -0.5", call([](Arena& a, TensorView&, TensorView&) { a.dropping.rate = -0.5; }));
     expect<ValueError>(op, "rate is nan", call([](Arena& a, TensorView&, TensorView&) { a.dropping.rate = NAN; }));
-    expect<ValueError>(op, "mode is number 8", call([](Arena& a, TensorView&, TensorView&) {
-                           a.dropping.mode = static_cast<DropoutMode>(8);
-                       }));
-    expect<ValueError>(op, "broadcast_axes has 3", call([](Arena& a, TensorView&, TensorView&) {
-                           a.dropping.broadcast_axes = {3};
-                       }));
-    expect<ValueError>(op, "broadcast_axes has -3", call([](Arena& a, TensorView&, TensorView&) {
-                           a.dropping.broadcast_axes = {0, -3};
-                       }));
+    expect<ValueError>(op, "mode is number 8",
+                       call([](Arena& a, TensorView&, TensorView&) { a.dropping.mode = static_cast<DropoutMode>(8); }));
+    expect<ValueError>(op, "broadcast_axes has 3",
+                       call([](Arena& a, TensorView&, TensorView&) { a.dropping.broadcast_axes = {3}; }));
+    expect<ValueError>(op, "broadcast_axes has -3",
+                       call([](Arena& a, TensorView&, TensorView&) { a.dropping.broadcast_axes = {0, -3}; }));
     expect<ValueError>("dropout_backward", "dy has no data", [](Arena& a) {
         dropout_backward(view_of(nullptr, kShape, kStrides, 3), a.dropping, Arena::tensor(a.dx));
     });
@@ -374,10 +366,10 @@ void check_dropout() {
         dropout_inference(Arena::tensor(a.x), 2.0, DropoutMode::kClassic, Arena::tensor(a.y));
     });
     expect<ValueError>("dropout_mask", "mask has no data", [](Arena& a) { dropout_mask({3, 4}, a.dropping, nullptr); });
-    expect<ValueError>("dropout_mask", "shape (3, -4)", [](Arena& a) { dropout_mask({3, -4}, a.dropping, a.mask.data()); });
-    expect<ValueError>("dropout_mask", "100 dimensions", [](Arena& a) {
-        dropout_mask(std::vector<std::int64_t>(100, 1), a.dropping, a.mask.data());
-    });
+    expect<ValueError>("dropout_mask", "shape (3, -4)",
+                       [](Arena& a) { dropout_mask({3, -4}, a.dropping, a.mask.data()); });
+    expect<ValueError>("dropout_mask", "100 dimensions",
+                       [](Arena& a) { dropout_mask(std::vector<std::int64_t>(100, 1), a.dropping, a.mask.data()); });
 }
 
 void check_runtime() {

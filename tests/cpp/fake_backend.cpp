@@ -169,10 +169,12 @@ int main() {
     dropout(tensor(kX), {}, tensor(kY));
 
     const std::vector<std::string> expected = {
-        "set_parameters", "forward", "backward with residual", "gradient_sums", "with sums", "moments",
-        "set_parameters", "set_statistics", "normalise",                                      // with stats
-        "set_parameters", "first_negative", "set_constants", "normalise",                     // inference
-        "set_parameters", "first_negative", "set_constants", "first_small_gamma", "normalise",  // frozen
+        "set_parameters", "forward",          "backward with residual", "gradient_sums",
+        "with sums",      "moments",          "set_parameters",         "set_statistics",
+        "normalise",                                                                  // with stats
+        "set_parameters", "first_negative",   "set_constants",          "normalise",  // inference
+        "set_parameters", "first_negative",   "set_constants",          "first_small_gamma",
+        "normalise",  // frozen
         "set_parameters", "forward a sample", "backward with residual", "dropout"};
     for (const std::string& name : arrived) std::printf("%s, ", name.c_str());
     require(arrived == expected, "these calls arrive, in this order");

@@ -1,0 +1,219 @@
+// What a forward call leaves for backward, as Python sees it: the arrays of the call, and its state.
+#include "context.h"
+
+#include <memory>
+
+#include "bnfast/layout.h"
+#include "gil.h"
+#include "moments.h"
+#include "register.h"
+
+namespace bnfast::bindings {
+
+BackwardViews::BackwardViews(const char* operation, const NormContext& context, const py::handle& dy_array) {
+    inputs.x = x.bind(operation, "x", context.x);
+    inputs.residual = residual.bind_optional(operation, "residual", context.residual);
+    inputs.where = where.bind_where(operation, context.where);
+    inputs.dy = dy.bind(operation, "dy", dy_array);
+}
+
+BackwardResults::BackwardResults(const char* operation, const NormContext& context, const BackwardViews& views,
+                                 const py::handle& out)
+    : dx_(output_like(operation, out, context.x, views.inputs.x, dx_view_)),
+      values_(new double[2 * static_cast<std::size_t>(context.state().parameters)]) {
+    gradients_.dx = dx_view_.get();
+    if (!context.residual.is_none()) {
+        dresidual_ = empty_like(context.x, views.inputs.x, gradients_.dx.data);
+        gradients_.dresidual = dresidual_view_.bind(operation, "dresidual", dresidual_);
+    }
+    gradients_.dgamma = values_.get();
+    gradients_.dbeta = values_.get() + context.state().parameters;
+}
+
+// As tuple's own constructor makes an instance of a subclass.
+py::object BackwardResults::take(const NormContext& context, const py::handle& type) {
+    const auto parameter = [&](bool wanted, const double* gradient) -> py::object {
+        if (!wanted) return py::none();
+        return channel_array(gradient, context.state().parameters, context.is_double());
+    };
+    py::object dgamma = parameter(context.state().has_gamma, gradients_.dgamma);
+    py::object dbeta = parameter(context.state().has_beta, gradients_.dbeta);
+    PyTypeObject* const tuple_type = reinterpret_cast<PyTypeObject*>(type.ptr());
+    py::object made = py::reinterpret_steal<py::object>(tuple_type->tp_alloc(tuple_type, 4));
+    if (!made) throw py::error_already_set();
+#if PY_VERSION_HEX >= 0x030E0000
+    reinterpret_cast<PyTupleObject*>(made.ptr())->ob_hash = -1;  // not computed
+#endif
+    PyTuple_SET_ITEM(made.ptr(), 0, dx_.release().ptr());
+    PyTuple_SET_ITEM(made.ptr(), 1, dgamma.release().ptr());
+    PyTuple_SET_ITEM(made.ptr(), 2, dbeta.release().ptr());
+    PyTuple_SET_ITEM(made.ptr(), 3, dresidual_.release().ptr());
+    return made;
+}
+
+namespace {
+
+// --- statistics -------------------------------------------------------------------------------------------------
+
+// Numbers of the statistics: one a channel, or of shape (samples, channels).
+template <class Context>
+py::object statistics_array(const Context& context, const double* row) {
+    const NormState& state = context.state();
+    py::array array = channel_array(row, state.statistics, context.is_double());
+    if constexpr (std::is_same_v<Context, BatchNormContext>) return array;
+    return array.reshape(
+        {state.parameters > 0 ? state.statistics / state.parameters : state.shape[0], state.parameters});
+}
+template <class Context>
+py::object mean_of(const Context& context) {
+    return statistics_array(context, context.state().mean());
+}
+template <class Context>
+py::object invstd_of(const Context& context) {
+    return statistics_array(context, context.state().invstd());
+}
+template <class Context>
+py::object var_of(const Context& context) {
+    const NormState& state = context.state();
+    std::vector<double> var(static_cast<std::size_t>(state.statistics));
+    for (std::size_t i = 0; i < var.size(); ++i) var[i] = state.m2()[i] / state.count()[i];
+    return statistics_array(context, var.data());
+}
+template <class Context>
+py::object seed_of(const Context& context) {
+    return py::int_(context.state().options.seed);
+}
+template <class Context>
+py::object offset_of(const Context& context) {
+    return py::int_(context.state().options.offset);
+}
+py::object moments_of_context(const BatchNormContext& context) {
+    const NormState& state = context.state();
+    const auto row = [&](const double* values) { return std::vector<double>(values, values + state.statistics); };
+    return moments_object({row(state.count()), row(state.mean()), row(state.mean_low()), row(state.m2())});
+}
+
+// A property, of an object that was made as one should be.
+template <class Context, py::object (*kGet)(const Context&)>
+py::object property(const py::object& self) {
+    return kGet(*Argument<Context*>::from("context", "self", self.ptr()));
+}
+
+// --- pickling ---------------------------------------------------------------------------------------------------
+
+std::int64_t state_size(const BatchNormContext*, const TensorView& x, int axis) {
+    return batch_norm_state_size(x, axis);
+}
+std::int64_t state_size(const SampleNormContext*, const TensorView& x, int axis) {
+    return instance_norm_state_size(x, axis);
+}
+
+constexpr std::int64_t kRowsOfStatistics = 5, kRowsOfParameters = 2;  // of NormState::values
+
+// Everything, as objects that any Python can read again.
+template <class Context>
+py::dict context_state(const Context& context) {
+    using namespace py::literals;
+    const NormState& state = context.state();
+    const NormOptions& options = state.options;
+    // NumPy pickles C order, but the bits of gradients follow x's order in memory: x is turned so that both are one.
+    ArrayView view;
+    unsigned char dims[kMaxDims];
+    memory_order(view.bind("context", "x", context.x), dims);
+    py::tuple order(static_cast<std::size_t>(state.ndim)), back(static_cast<std::size_t>(state.ndim));
+    for (int k = 0; k < state.ndim; ++k) {
+        order[static_cast<std::size_t>(k)] = static_cast<int>(dims[k]);
+        back[dims[k]] = k;
+    }
+    const std::int64_t size = kRowsOfStatistics * state.statistics + kRowsOfParameters * state.parameters;
+    return py::dict(
+        "x"_a = context.x.attr("transpose")(order), "order"_a = back, "residual"_a = context.residual,
+        "where"_a = context.where, "values"_a = float64_array(std::vector<double>(state.values, state.values + size)),
+        "axis"_a = options.axis, "eps"_a = options.eps, "eps_placement"_a = static_cast<int>(options.eps_placement),
+        "activation"_a = static_cast<int>(options.activation), "activation_slope"_a = options.activation_slope,
+        "dropout"_a = options.dropout, "seed"_a = options.seed, "offset"_a = options.offset,
+        "constant_statistics"_a = state.constant_statistics, "has_gamma"_a = state.has_gamma,
+        "has_beta"_a = state.has_beta, "in_place"_a = state.in_place, "foreign_stats"_a = state.foreign_stats);
+}
+
+template <class T, class Key>
+T entry(const py::dict& pickled, Key key) {
+    return py::cast<T>(pickled[key]);
+}
+
+template <class Context>
+std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
+    const char* const name = "context";
+    const auto x = entry<py::array>(pickled, "x").attr("transpose")(pickled["order"]);
+    ArrayView x_view, residual_view, where_view;
+    const TensorView& view = x_view.bind(name, "x", x);
+    const int axis = entry<int>(pickled, "axis"), activation = entry<int>(pickled, "activation");
+    const std::int64_t size = state_size(static_cast<Context*>(nullptr), view, axis);
+    const auto values = entry<py::array_t<double, py::array::c_style>>(pickled, "values");
+    if (axis < 0 || activation < 0 || activation > static_cast<int>(Activation::kElu)) {
+        throw ValueError("context: the pickled state names an axis or an activation that there is not");
+    }
+    if (values.ndim() != 1 || values.shape(0) != size) {
+        throw ValueError("context: the pickled state has another number of values than x asks for");
+    }
+    auto context = std::make_unique<Context>(x, size);
+    context->residual = pickled["residual"];
+    context->where = pickled["where"];
+    NormState& state = context->state();
+    std::copy_n(values.data(), size, state.values);
+    state.options.axis = axis;
+    state.options.eps = entry<double>(pickled, "eps");
+    state.options.eps_placement = static_cast<EpsPlacement>(entry<int>(pickled, "eps_placement"));
+    state.options.activation = static_cast<Activation>(activation);
+    state.options.activation_slope = entry<double>(pickled, "activation_slope");
+    state.options.dropout = entry<double>(pickled, "dropout");
+    state.options.seed = entry<std::uint64_t>(pickled, "seed");
+    state.options.offset = entry<std::uint64_t>(pickled, "offset");
+    state.dtype = view.dtype;
+    state.ndim = view.ndim;
+    std::copy_n(view.shape, view.ndim, state.shape);
+    state.parameters = view.shape[axis];
+    state.statistics = (size - kRowsOfParameters * state.parameters) / kRowsOfStatistics;
+    state.constant_statistics = entry<bool>(pickled, "constant_statistics");
+    state.has_gamma = entry<bool>(pickled, "has_gamma");
+    state.has_beta = entry<bool>(pickled, "has_beta");
+    // The kinds of these arrays; backward checks their shapes.
+    state.has_residual = residual_view.bind_optional(name, "residual", context->residual).has_value();
+    state.has_where = where_view.bind_where(name, context->where).has_value();
+    state.in_place = entry<bool>(pickled, "in_place");
+    state.foreign_stats = entry<bool>(pickled, "foreign_stats");
+    return context;
+}
+
+template <class Context>
+py::class_<Context> register_context(py::module_& m, const char* name, const char* doc, const char* of) {
+    const std::string mean = std::string("Mean of each ") + of, var = std::string("Biased variance of each ") + of;
+    py::class_<Context> type(m, name, doc);
+    type.def(py::pickle(&context_state<Context>, &context_from_state<Context>))
+        // Python's own for protocols 0 and 1 makes an instance of a base that pybind11 does not know.
+        .def("__reduce_ex__",
+             [](const py::object& self, const py::object&) {
+                 return py::make_tuple(py::module_::import("copyreg").attr("__newobj__"),
+                                       py::make_tuple(py::type::of(self)), self.attr("__getstate__")());
+             })
+        .def_property_readonly("mean", &property<Context, &mean_of<Context>>, mean.c_str())
+        .def_property_readonly("var", &property<Context, &var_of<Context>>, var.c_str())
+        .def_property_readonly("invstd", &property<Context, &invstd_of<Context>>,
+                               "1 / sqrt(var + eps), or 1 / (sqrt(var) + eps).")
+        .def_property_readonly("seed", &property<Context, &seed_of<Context>>, "Seed of the dropout mask.")
+        .def_property_readonly("offset", &property<Context, &offset_of<Context>>, "Stream of the dropout mask.");
+    return type;
+}
+
+}  // namespace
+
+void register_contexts(py::module_& m) {
+    register_context<BatchNormContext>(m, "BatchNormContext", "What batch_norm_backward needs of a forward call.",
+                                       "channel.")
+        .def_property_readonly("moments", &property<BatchNormContext, &moments_of_context>,
+                               "The statistics that x was normalised with, as Moments.");
+    register_context<SampleNormContext>(m, "NormContext", "What norm_backward needs of a forward call.",
+                                        "sample and channel, of shape (samples, channels).");
+}
+
+}  // namespace bnfast::bindings
