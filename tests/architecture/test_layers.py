@@ -11,7 +11,7 @@ from architecture.tree import CPP, ROOT, code, files, includes, name
 
 STANDARD = re.compile(r"^[a-z_]+$")  # <vector>, and no <x.h>
 INTRINSICS = {"immintrin.h", "arm_neon.h"}
-NUMERICS = re.compile(r"^(numerics/\w+\.h|cstdint|cstddef)$")
+NUMERICS = re.compile(r"^(bnfast/\w+\.h|numerics/\w+\.h|cstdint|cstddef)$")
 KERNELS = re.compile(r"^(bnfast/\w+\.h|cpu/(kernels|simd)/\w+\.h|numerics/\w+\.h|cstdint|cstddef)$")
 
 # folder below cpp/, what its files may include

@@ -12,8 +12,7 @@
 
 #include "numerics/elementary.h"
 
-namespace bnfast {
-namespace BNFAST_NUMERICS {
+namespace bnfast::BNFAST_NUMERICS {
 
 template <class T>
 struct Identity {
@@ -194,5 +193,4 @@ BNFAST_INLINE V backward_through(const Relu<T>& relu, V z, V dz) {
     return select(relu.passes(z), dz, V(0));
 }
 
-}  // namespace BNFAST_NUMERICS
-}  // namespace bnfast
+}  // namespace bnfast::BNFAST_NUMERICS

@@ -44,8 +44,8 @@ constexpr std::int64_t kBlockRows = 512;
 static_assert(kBlockRows % kRowsInFlat == 0, "a block is whole flat rows, but for the last one");
 
 // Below these, sums cost less along several rows or planes at once (measured): the channels of rows, which otherwise do
-// not fill a vector, and the elements of a plane, whose own sums take as long as two vectors, or more given planes enough
-// to add together.
+// not fill a vector, and the elements of a plane, whose own sums take as long as two vectors, or more given planes
+// enough to add together.
 constexpr std::int64_t kNarrowRow = 16, kShortPlane = 40, kShortPlaneOfMany = 50, kManyPlanes = 8;
 
 // Whether short planes or narrow rows go as flat rows, for a call that takes sums over the elements of channels, or for

@@ -11,8 +11,7 @@
 
 #include "numerics/scalar.h"
 
-namespace bnfast {
-namespace BNFAST_NUMERICS {
+namespace bnfast::BNFAST_NUMERICS {
 
 // c0 + c1 x + c2 x**2 + ... by Horner's rule.
 template <class V>
@@ -196,5 +195,4 @@ BNFAST_INLINE NormalTail<V> normal_tail(V z) {
     return {a, density, tail_numerator(a) / tail_denominator(a)};
 }
 
-}  // namespace BNFAST_NUMERICS
-}  // namespace bnfast
+}  // namespace bnfast::BNFAST_NUMERICS

@@ -6,8 +6,7 @@
 
 #include "numerics/portable.h"
 
-namespace bnfast {
-namespace BNFAST_NUMERICS {
+namespace bnfast::BNFAST_NUMERICS {
 
 constexpr std::uint32_t kPhiloxMultiplier0 = 0xD2511F53U, kPhiloxMultiplier1 = 0xCD9E8D57U;
 constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9U, kPhiloxWeyl1 = 0xBB67AE85U;
@@ -35,5 +34,4 @@ BNFAST_INLINE PhiloxWords philox(std::uint64_t counter, std::uint64_t offset, st
     return {{c0, c1, c2, c3}};
 }
 
-}  // namespace BNFAST_NUMERICS
-}  // namespace bnfast
+}  // namespace bnfast::BNFAST_NUMERICS

@@ -10,6 +10,7 @@
 #define BNFAST_NUMERICS numerics
 #endif
 
+#define BNFAST_UNROLL _Pragma("GCC unroll 16")
 #define BNFAST_INLINE inline __attribute__((always_inline))
 // Long arithmetic on narrow vectors is called, not inlined: copies in every loop would make compilation several times
 // longer, and the call is small beside it.

@@ -10,8 +10,7 @@
 
 #include "numerics/portable.h"
 
-namespace bnfast {
-namespace BNFAST_NUMERICS {
+namespace bnfast::BNFAST_NUMERICS {
 
 // How a number is laid out in bits. Only float and double have a format.
 template <class T>
@@ -123,5 +122,4 @@ BNFAST_INLINE double widen(float a) { return static_cast<double>(a); }
 BNFAST_INLINE double widen(double a) { return a; }
 BNFAST_INLINE float narrow(double a) { return static_cast<float>(a); }  // to nearest even
 
-}  // namespace BNFAST_NUMERICS
-}  // namespace bnfast
+}  // namespace bnfast::BNFAST_NUMERICS

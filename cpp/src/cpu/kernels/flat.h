@@ -9,7 +9,6 @@
 namespace bnfast {
 namespace BNFAST_TARGET {
 
-constexpr std::int64_t kRowsInFlat = 16;                      // divides the rows of a block
 constexpr std::int64_t kFlatStrip = 1024;                     // elements whose sums stay in L1
 constexpr std::int64_t kFlatArray = kFlatStrip + 4 * kLanes;  // a vector may reach beyond the strip
 
@@ -23,27 +22,10 @@ struct Fold {
     BNFAST_INLINE std::int64_t strip() const { return kFlatStrip / count; }
 };
 
-// values[c] = the sum over the elements of channel c, in order. Planes of fewer than 16 elements have a loop for each
-// size: there may be thousands of channels with one plane each. That for kLanes is the loop for all other sizes.
-template <int kCount>
-BNFAST_INLINE void fold_planes(std::int64_t count, std::int64_t channels, double* values) {
-    if (count == kCount || kCount == kLanes) {
-        for (std::int64_t c = 0; c < channels; ++c) {
-            const std::int64_t n = kCount < kLanes ? kCount : count;
-            const double* element = values + c * n;
-            double sum = element[0];
-            for (std::int64_t e = 1; e < n; ++e) sum += element[e];
-            values[c] = sum;
-        }
-    } else if constexpr (kCount < kLanes) {
-        fold_planes<kCount + 1>(count, channels, values);
-    }
-}
+// The sums of channels from those of the elements of a flat row.
 inline void fold_sums(const Fold& fold, std::int64_t channels, double* values) {
-    if (fold.step == 1) return fold_planes<2>(fold.count, channels, values);
-    for (std::int64_t e = 1; e < fold.count; ++e) {
-        for (std::int64_t c = 0; c < channels; ++c) values[c] += values[e * fold.step + c];
-    }
+    if (fold.step == 1) return fold_planes(fold.count, channels, values);
+    fold_rows(fold.count, channels, values);
 }
 // The reverse: out[e of c] = values[c], continued periodically as coefficients of rows are. Written by vectors: what
 // each has too much, the next one overwrites. Lanes beyond the last channel may be loaded.

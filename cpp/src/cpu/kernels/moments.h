@@ -1,34 +1,27 @@
 // Statistics of blocks: count, mean and sum of squared deviations, to float64 accuracy in one read of x.
 //
-// With a pivot p near the mean, S = sum (x - p) and Q = sum (x - p)^2 give mean = p + S / n and m2 = Q - S^2 / n
-// (Chan, Golub & LeVeque 1983, shifted data). For 32-bit and narrower x the first try has p = 0: x^2 is then exact in
-// float64 and costs one fused operation. Where cancellation would show (Q > kTrusted * m2: the mean is several standard
-// deviations from p) the block, still in cache, is summed again with p = its mean. The choice is a channel's own.
+// Sums are taken about a pivot (numerics/moments.h). For 32-bit and narrower x the first try has the pivot 0: x^2 is
+// then exact in float64 and costs one fused operation. Where its moments are not to be trusted, the block, still in
+// cache, is summed again about its mean. The choice is a channel's own.
 #pragma once
 
 #include "cpu/kernels/flat.h"
+#include "numerics/moments.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
-
-// Up to this ratio of Q to m2 the worst-case rounding of a block's sums stays below 1e-12 of m2.
-constexpr double kTrusted = 32.0;
 
 struct PivotSums {
     double s, q;
 };
 
-// mean and m2 from the sums about a pivot; the mean as an unevaluated sum of two.
 BNFAST_INLINE void finish_block(double n, double pivot, double s, double q, double& mean, double& mean_low,
                                 double& m2) {
-    const double step = s / n;
-    const double sum = pivot + step;
-    const double back = sum - pivot;
-    mean = sum;
-    mean_low = (pivot - (sum - back)) + (step - back);  // two_sum (Knuth)
-    m2 = q - s * step;
+    const PartMoments<double> moments = moments_about(pivot, n, s, q);
+    mean = moments.mean;
+    mean_low = moments.mean_low;
+    m2 = moments.m2;
 }
-BNFAST_INLINE bool trusted(double q, double m2) { return q <= kTrusted * m2; }
 
 // --- planes -----------------------------------------------------------------------------------------------------
 

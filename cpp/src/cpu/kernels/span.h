@@ -10,11 +10,9 @@ namespace BNFAST_TARGET {
 using cpu::BackwardTask;
 using cpu::BlockMoments;
 using cpu::BlockRange;
-using cpu::Blocks;
 using cpu::BlockSums;
 using cpu::Coefficients;
 using cpu::ForwardTask;
-using cpu::Geometry;
 using cpu::KeepBits;
 using cpu::kWholeBatches;
 using cpu::MomentsTask;
@@ -103,22 +101,6 @@ BNFAST_INLINE std::uint32_t bits_from(const std::uint8_t* row, std::int64_t i) {
     return word >> (i & 7);
 }
 BNFAST_INLINE bool bit_at(const std::uint8_t* row, std::int64_t i) { return (row[i >> 3] >> (i & 7)) & 1; }
-
-// The part of a channel that block `b` is: outer indices [outer_begin, outer_end), elements [inner_begin, inner_end).
-struct BlockSpan {
-    std::int64_t outer_begin, outer_end, inner_begin, inner_end;
-};
-BNFAST_INLINE BlockSpan span_of(const Geometry& geometry, const Blocks& blocks, std::int64_t b) {
-    if (blocks.pieces > 1) {
-        const std::int64_t outer = b / blocks.pieces;
-        const std::int64_t begin = (b % blocks.pieces) * blocks.piece;
-        const std::int64_t end = begin + blocks.piece;
-        return {outer, outer + 1, begin, end < geometry.inner ? end : geometry.inner};
-    }
-    const std::int64_t begin = b * blocks.outer_per_block;
-    const std::int64_t end = begin + blocks.outer_per_block;
-    return {begin, end < geometry.outer ? end : geometry.outer, 0, geometry.inner};
-}
 
 // Where a walk over blocks of planes goes on after channels [.., channel_end) of block b: what to fetch ahead.
 BNFAST_INLINE Position after_block(const Geometry& geometry, const Blocks& blocks, const BlockRange& range,

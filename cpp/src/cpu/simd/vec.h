@@ -13,14 +13,13 @@
 #endif
 
 #include "numerics/scalar.h"
+#include "numerics/sums.h"
 
-#define BNFAST_UNROLL _Pragma("GCC unroll 16")
 #define BNFAST_ROLL _Pragma("GCC unroll 1")
 
 namespace bnfast {
 namespace BNFAST_TARGET {
 
-constexpr int kLanes = 16;
 constexpr int kVectorBytes = BNFAST_VECTOR_BYTES;  // of one native register
 
 template <class T>
@@ -351,14 +350,10 @@ BNFAST_INLINE Vec<double> add_exact_product(Vec<double> sum, Vec<double> a, Vec<
     });
 }
 
-// The sum of the lanes along a fixed tree.
 BNFAST_INLINE double sum_lanes(Vec<double> a) {
     double lane[kLanes];
     __builtin_memcpy(lane, &a, sizeof lane);
-    BNFAST_UNROLL for (int half = kLanes / 2; half > 0; half /= 2) {
-        BNFAST_UNROLL for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-    }
-    return lane[0];
+    return sum_along_tree(lane);
 }
 
 }  // namespace BNFAST_TARGET
