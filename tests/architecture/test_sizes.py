@@ -11,7 +11,7 @@ from architecture.tree import files, name
 
 MOST_LINES = 400
 
-CPP = files("cpp", ".h", ".cpp", ".cu", ".cuh")
+CPP = [*files("cpp", ".h", ".cpp", ".cu", ".cuh"), *files("tests", ".h", ".cpp")]
 PYTHON = [
     *files("python", ".py"),
     *files("tests", ".py"),
