@@ -108,7 +108,11 @@ std::int64_t state_size(const SampleNormContext*, const TensorView& x, int axis)
     return instance_norm_state_size(x, axis);
 }
 
-constexpr std::int64_t kRowsOfStatistics = 5, kRowsOfParameters = 2;  // of NormState::values
+// The statistics of a context that knows x's shape.
+std::int64_t statistics_of(const BatchNormContext& context) { return context.state().parameters; }
+std::int64_t statistics_of(const SampleNormContext& context) {
+    return context.state().shape[0] * context.state().parameters;
+}
 
 // Everything, as objects that any Python can read again.
 template <class Context>
@@ -125,15 +129,17 @@ py::dict context_state(const Context& context) {
         order[static_cast<std::size_t>(k)] = static_cast<int>(dims[k]);
         back[dims[k]] = k;
     }
-    const std::int64_t size = kRowsOfStatistics * state.statistics + kRowsOfParameters * state.parameters;
-    return py::dict(
-        "x"_a = context.x.attr("transpose")(order), "order"_a = back, "residual"_a = context.residual,
-        "where"_a = context.where, "values"_a = float64_array(std::vector<double>(state.values, state.values + size)),
-        "axis"_a = options.axis, "eps"_a = options.eps, "eps_placement"_a = static_cast<int>(options.eps_placement),
-        "activation"_a = static_cast<int>(options.activation), "activation_slope"_a = options.activation_slope,
-        "dropout"_a = options.dropout, "seed"_a = options.seed, "offset"_a = options.offset,
-        "constant_statistics"_a = state.constant_statistics, "has_gamma"_a = state.has_gamma,
-        "has_beta"_a = state.has_beta, "in_place"_a = state.in_place, "foreign_stats"_a = state.foreign_stats);
+    return py::dict("x"_a = context.x.attr("transpose")(order), "order"_a = back, "residual"_a = context.residual,
+                    "where"_a = context.where,
+                    "values"_a = float64_array(std::vector<double>(state.values, state.values + state.size())),
+                    "axis"_a = options.axis, "eps"_a = options.eps,
+                    "eps_placement"_a = static_cast<int>(options.eps_placement),
+                    "activation"_a = static_cast<int>(options.activation),
+                    "activation_slope"_a = options.activation_slope, "dropout"_a = options.dropout,
+                    "seed"_a = options.seed, "offset"_a = options.offset,
+                    "constant_statistics"_a = state.constant_statistics, "has_gamma"_a = state.has_gamma,
+                    "has_beta"_a = state.has_beta, "in_place"_a = state.in_place,
+                    "foreign_stats"_a = state.foreign_stats);
 }
 
 template <class T, class Key>
@@ -173,7 +179,7 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     state.ndim = view.ndim;
     std::copy_n(view.shape, view.ndim, state.shape);
     state.parameters = view.shape[axis];
-    state.statistics = (size - kRowsOfParameters * state.parameters) / kRowsOfStatistics;
+    state.statistics = statistics_of(*context);
     state.constant_statistics = entry<bool>(pickled, "constant_statistics");
     state.has_gamma = entry<bool>(pickled, "has_gamma");
     state.has_beta = entry<bool>(pickled, "has_beta");

@@ -9,29 +9,15 @@
 
 namespace bnfast {
 
-// A forward call fills it, and backward reads it. It can be copied, moved and stored like any plain memory, as long as
-// `values` points to the numbers. Neither shape nor statistics depend on the address of anything.
-struct NormState {
-    // The caller's memory: room for `capacity` numbers, at least as many as norm_state_size() says.
+// The numbers of a state, in the caller's memory: rows of them, one after the other. The moments and invstd have an
+// entry for each statistic, gamma and beta one for each parameter. (Constant statistics, those of batch_norm_frozen,
+// are given as moments of one element: m2 / count is the variance.)
+struct StateNumbers {
     double* values = nullptr;
-    std::int64_t capacity = 0;
+    std::int64_t statistics = 0;  // pairs of mean and variance: one a channel, or one a sample and channel
+    std::int64_t parameters = 0;  // entries of gamma and beta: one a channel
 
-    // What the forward call was. Backward compares its x with these.
-    NormOptions options;
-    DType dtype = DType::kFloat32;
-    int ndim = 0;
-    std::int64_t shape[kMaxDims] = {};  // the first ndim entries
-    std::int64_t statistics = 0;        // pairs of mean and variance: one a channel, or one a sample and channel
-    std::int64_t parameters = 0;        // entries of gamma and beta: one a channel
-    bool constant_statistics = false;   // mean and var do not depend on x (batch_norm_frozen)
-    bool has_gamma = false;
-    bool has_beta = false;
-    bool has_residual = false;
-    bool has_where = false;
-    bool in_place = false;       // y was written over x, and backward works from y
-    bool foreign_stats = false;  // the statistics counted other elements than x has: backward needs their sums
-
-    // Rows of `values`. The moments and invstd have an entry for each statistic, gamma and beta one for each parameter.
+    std::int64_t size() const { return 5 * statistics + 2 * parameters; }
     double* count() const { return values; }
     double* mean() const { return values + statistics; }
     double* mean_low() const { return values + 2 * statistics; }
@@ -41,10 +27,29 @@ struct NormState {
     double* beta() const { return values + 5 * statistics + parameters; }
 };
 
+// A forward call fills it, and backward reads it. It can be copied, moved and stored like any plain memory, as long as
+// `values` points to the numbers.
+struct NormState : StateNumbers {
+    // How many numbers there is room for at `values`: at least as many as batch_norm_state_size() says.
+    std::int64_t capacity = 0;
+    // What the forward call was. Backward compares its arguments with these.
+    NormOptions options;
+    DType dtype = DType::kFloat32;
+    int ndim = 0;
+    std::int64_t shape[kMaxDims];      // the first ndim entries
+    bool constant_statistics = false;  // mean and var do not depend on x (batch_norm_frozen)
+    bool has_gamma = false;
+    bool has_beta = false;
+    bool has_residual = false;
+    bool has_where = false;
+    bool in_place = false;       // y was written over x, and backward works from y
+    bool foreign_stats = false;  // the statistics counted other elements than x has: backward needs their sums
+};
+
 // A state that owns its memory.
 class OwnedNormState {
   public:
-    // Room for `size` numbers, as norm_state_size() says.
+    // Room for `size` numbers.
     explicit OwnedNormState(std::int64_t size) : memory_(new double[static_cast<std::size_t>(size)]) {
         state_.values = memory_.get();
         state_.capacity = size;

@@ -37,7 +37,7 @@ void check_channels(const Operation& operation, const char* name, const std::vec
 // x normalised by the given mean and var.
 Call begin_constant(const Operation& operation, const NormInputs& inputs, const TensorView& mean, const TensorView& var,
                     const NormOptions& options, const TensorView& y, NormState& state) {
-    Call call = api::begin_forward(operation, inputs, options, y, state);
+    const Call call = api::begin_forward(operation, inputs, options, y, state);
     const api::Memory out = api::memory_of(y);
     api::check_channel_values(operation.name, "mean", mean, inputs.x, call.axis);
     api::check_channel_values(operation.name, "var", var, inputs.x, call.axis);
@@ -47,8 +47,6 @@ Call begin_constant(const Operation& operation, const NormInputs& inputs, const 
         fail(operation.name, "var is " + api::number_text(negative->value) + " in channel " +
                                  std::to_string(negative->channel) + ", expected numbers >= 0");
     }
-    call.backend->set_constants(call.problem, mean, var);
-    state.constant_statistics = true;
     return call;
 }
 
@@ -76,6 +74,7 @@ Moments moments(const TensorView& x, const std::optional<TensorView>& where, int
 void batch_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y, NormState& state) {
     const Operation operation{"batch_norm", Scope::kBatch};
     Call call = api::begin_forward(operation, inputs, options, y, state);
+    api::fill_state(operation, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     api::check_in_place(operation, inputs, call, state);
     call.backend->forward(call.problem);
 }
@@ -85,6 +84,7 @@ void batch_norm_with_stats(const NormInputs& inputs, const NormOptions& options,
     const Operation operation{"batch_norm", Scope::kBatch};
     Call call = api::begin_forward(operation, inputs, options, y, state);
     check_channels(operation, "stats", {&stats.count, &stats.mean, &stats.mean_low, &stats.m2}, call);
+    api::fill_state(operation, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     api::check_in_place(operation, inputs, call, state);
     const double own = static_cast<double>(call.backend->count_taking_part(call.problem));
     check_counts(operation, "stats", stats.count, own);
@@ -97,15 +97,17 @@ void batch_norm_with_stats(const NormInputs& inputs, const NormOptions& options,
 void batch_norm_inference(const NormInputs& inputs, const TensorView& mean, const TensorView& var,
                           const NormOptions& options, const TensorView& y) {
     const Operation operation{"batch_norm_inference", Scope::kBatch};
-    OwnedNormState owner(api::state_size(operation, inputs.x, options.axis));
-    const Call call = begin_constant(operation, inputs, mean, var, options, y, owner.state());
-    call.backend->normalise(call.problem);
+    NormState state;
+    const Call call = begin_constant(operation, inputs, mean, var, options, y, state);
+    call.backend->inference(call.problem, {inputs.gamma, inputs.beta, mean, var});
 }
 
 void batch_norm_frozen(const NormInputs& inputs, const TensorView& mean, const TensorView& var,
                        const NormOptions& options, const TensorView& y, NormState& state) {
     const Operation operation{"batch_norm_frozen", Scope::kBatch};
     Call call = begin_constant(operation, inputs, mean, var, options, y, state);
+    state.constant_statistics = true;
+    api::fill_state(operation, {inputs.gamma, inputs.beta, mean, var}, call, state);
     api::check_in_place(operation, inputs, call, state);
     call.backend->normalise(call.problem);
 }

@@ -9,8 +9,6 @@
 namespace bnfast::api {
 namespace {
 
-constexpr std::int64_t kRowsOfStatistics = 5, kRowsOfParameters = 2;  // of NormState::values
-
 std::int64_t statistics_of(const TensorView& x, int axis, Scope scope) {
     return x.shape[axis] * (scope == Scope::kSample ? x.shape[0] : 1);
 }
@@ -24,11 +22,8 @@ int check_x(const Operation& operation, const TensorView& x, int axis) {
     return from_front;
 }
 
-std::int64_t state_size(const TensorView& x, int axis, Scope scope) {
-    return kRowsOfStatistics * statistics_of(x, axis, scope) + kRowsOfParameters * x.shape[axis];
-}
-
-void check_state(const Operation& operation, const NormState& state, std::int64_t size) {
+void check_room(const Operation& operation, const NormState& state) {
+    const std::int64_t size = state.size();
     if (size > 0) check_pointer(operation.name, "state.values", state.values);
     if (state.capacity < size) {
         fail(operation.name, "state has room for " + std::to_string(state.capacity) + " numbers, expected " +
@@ -53,8 +48,8 @@ void describe(const NormInputs& inputs, const NormOptions& options, int axis, Sc
     state.constant_statistics = state.in_place = state.foreign_stats = false;
 }
 
-NormProblem problem_of(const TensorView& x, const NormOptions& options, int axis, Scope scope, const NormState& state) {
-    NormProblem problem;
+void describe_problem(const TensorView& x, const NormOptions& options, int axis, Scope scope, const NormState& state,
+                      NormProblem& problem) {
     problem.x = x;
     problem.layout = memory_layout(x, axis, scope);
     problem.eps = options.eps;
@@ -63,8 +58,7 @@ NormProblem problem_of(const TensorView& x, const NormOptions& options, int axis
     problem.epilogue.activation_slope = options.activation_slope;
     problem.epilogue.dropout = numerics::dropout_bits(options.dropout, options.seed, options.offset);
     problem.epilogue.dropout_scale = numerics::dropout_scale(options.dropout);
-    problem.state = state;
-    return problem;
+    problem.numbers = state;
 }
 
 // What lets x be computed from y: ValueError for other activations, and for residual, dropout or where.
@@ -112,7 +106,11 @@ SmallestGamma smallest_gamma(DType dtype, const NormOptions& options) {
 }  // namespace
 
 std::int64_t state_size(const Operation& operation, const TensorView& x, int axis) {
-    return state_size(x, check_x(operation, x, axis), operation.scope);
+    axis = check_x(operation, x, axis);
+    StateNumbers numbers;
+    numbers.statistics = statistics_of(x, axis, operation.scope);
+    numbers.parameters = x.shape[axis];
+    return numbers.size();
 }
 
 Call begin_forward(const Operation& operation, const NormInputs& inputs, const NormOptions& options,
@@ -134,14 +132,20 @@ Call begin_forward(const Operation& operation, const NormInputs& inputs, const N
     check_disjoint(name, out, "where", inputs.where);
     check_disjoint(name, out, "gamma", inputs.gamma);
     check_disjoint(name, out, "beta", inputs.beta);
-    check_state(operation, state, state_size(x, axis, operation.scope));
     describe(inputs, options, axis, operation.scope, state);
-    Call call{&backend, problem_of(x, options, axis, operation.scope, state), axis};
+    Call call;
+    call.backend = &backend;
+    call.axis = axis;
+    describe_problem(x, options, axis, operation.scope, state, call.problem);
     call.problem.y = y;
     call.problem.where = inputs.where;
     call.problem.epilogue.residual = inputs.residual;
-    backend.set_parameters(call.problem, inputs.gamma, inputs.beta);
     return call;
+}
+
+void fill_state(const Operation& operation, const ChannelInputs& channels, Call& call, const NormState& state) {
+    check_room(operation, state);
+    call.backend->set_channels(call.problem, channels);
 }
 
 void check_in_place(const Operation& operation, const NormInputs& inputs, Call& call, NormState& state) {
@@ -177,7 +181,7 @@ Call begin_backward(const Operation& operation, const NormBackwardInputs& inputs
                        std::to_string(statistics) + ": it is another normalization's");
     }
     check_options(name, state.options);
-    check_state(operation, state, state_size(x, axis, operation.scope));
+    check_room(operation, state);
     const Backend& backend = check_device(name, x);
     check_like(name, "dy", inputs.dy, "x", x);
     const auto check_presence = [&](const char* argument, bool given, bool expected) {
@@ -189,7 +193,10 @@ Call begin_backward(const Operation& operation, const NormBackwardInputs& inputs
     check_presence("where", inputs.where.has_value(), state.has_where);
     if (inputs.residual) check_like(name, "residual", *inputs.residual, "x", x);
     if (inputs.where) check_where(name, *inputs.where, x, axis);
-    Call call{&backend, problem_of(x, state.options, axis, operation.scope, state), axis};
+    Call call;
+    call.backend = &backend;
+    call.axis = axis;
+    describe_problem(x, state.options, axis, operation.scope, state, call.problem);
     call.problem.dy = inputs.dy;
     call.problem.where = inputs.where;
     call.problem.epilogue.residual = inputs.residual;
@@ -229,7 +236,7 @@ void add_gradients(const Operation& operation, const NormBackwardInputs& inputs,
         check_apart("residual", inputs.residual);
         check_apart("where", inputs.where);
     }
-    if (call.problem.state.parameters > 0) {
+    if (call.problem.numbers.parameters > 0) {
         check_pointer(name, "dgamma", gradients.dgamma);
         check_pointer(name, "dbeta", gradients.dbeta);
     }

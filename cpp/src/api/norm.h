@@ -25,10 +25,11 @@ struct Call {
 // The numbers that the state of a call on x takes.
 std::int64_t state_size(const Operation& operation, const TensorView& x, int axis);
 
-// Checks everything that forward calls have in common, and fills the state but for its statistics: what the call is,
-// gamma and beta.
+// Checks everything that forward calls have in common, and says in the state what the call is.
 Call begin_forward(const Operation& operation, const NormInputs& inputs, const NormOptions& options,
                    const TensorView& y, NormState& state);
+// Checks the room for the state's numbers, and fills in those that a forward call is given.
+void fill_state(const Operation& operation, const ChannelInputs& channels, Call& call, const NormState& state);
 // To be called before y is written, where backward is to follow. Where y is to go over x, backward must find x in y
 // again: ValueError if it could not.
 void check_in_place(const Operation& operation, const NormInputs& inputs, Call& call, NormState& state);

@@ -13,6 +13,7 @@ void instance_norm(const NormInputs& inputs, const NormOptions& options, const T
     const api::Operation operation{"instance_norm", Scope::kSample};
     if (inputs.where) api::fail(operation.name, "where is there, expected it absent");
     api::Call call = api::begin_forward(operation, inputs, options, y, state);
+    api::fill_state(operation, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     api::check_in_place(operation, inputs, call, state);
     call.backend->forward(call.problem);
 }

@@ -13,6 +13,7 @@
 #include "cpu/parameters.h"
 #include "cpu/schedule.h"
 #include "cpu/scratch.h"
+#include "cpu/stream.h"
 #include "cpu/target.h"
 
 namespace bnfast::cpu {
@@ -80,8 +81,8 @@ std::optional<FoundNumber> first_negative(const TensorView& values) {
 }
 
 std::optional<FoundNumber> first_small_gamma(const NormProblem& problem, const SmallestGamma& smallest) {
-    const double *gamma = problem.state.gamma(), *beta = problem.state.beta();
-    for (std::int64_t c = 0; c < problem.state.parameters; ++c) {
+    const double *gamma = problem.numbers.gamma(), *beta = problem.numbers.beta();
+    for (std::int64_t c = 0; c < problem.numbers.parameters; ++c) {
         const double least = std::fmax(std::fabs(beta[c]) * smallest.of_beta, smallest.absolute);
         if (!(std::fabs(gamma[c]) >= least)) return FoundNumber{c, gamma[c], least};
     }
@@ -109,22 +110,20 @@ ChannelValues values_of(const std::optional<TensorView>& view, double absent, do
     return values;
 }
 
-void set_parameters(const NormProblem& problem, const std::optional<TensorView>& gamma,
-                    const std::optional<TensorView>& beta) {
-    const ChannelValues values[] = {values_of(gamma, 1.0, problem.state.gamma()),
-                                    values_of(beta, 0.0, problem.state.beta())};
-    fill_channels(values, 2, problem.state.parameters, problem.layout.elements());
-}
-
-void set_constants(const NormProblem& problem, const TensorView& mean, const TensorView& var) {
-    const NormState& state = problem.state;
-    const ChannelValues values[] = {values_of(mean, 0.0, state.mean()), values_of(var, 1.0, state.m2()),
-                                    values_of({}, 0.0, state.mean_low()), values_of({}, 1.0, state.count())};
-    fill_channels(values, 4, state.statistics, problem.layout.elements());
+void set_channels(const NormProblem& problem, const ChannelInputs& inputs) {
+    const StateNumbers& numbers = problem.numbers;
+    const ChannelValues values[] = {values_of(inputs.gamma, 1.0, numbers.gamma()),
+                                    values_of(inputs.beta, 0.0, numbers.beta()),
+                                    values_of(inputs.mean, 0.0, numbers.mean()),
+                                    values_of(inputs.var, 1.0, numbers.m2()),
+                                    values_of({}, 0.0, numbers.mean_low()),
+                                    values_of({}, 1.0, numbers.count())};
+    const int count = inputs.mean ? 6 : 2;
+    fill_channels(values, count, numbers.parameters, problem.layout.elements());
 }
 
 void set_statistics(const NormProblem& problem, const Moments& moments) {
-    const NormState& state = problem.state;
+    const StateNumbers& state = problem.numbers;
     std::copy(moments.count.begin(), moments.count.end(), state.count());
     std::copy(moments.mean.begin(), moments.mean.end(), state.mean());
     std::copy(moments.mean_low.begin(), moments.mean_low.end(), state.mean_low());
@@ -170,6 +169,14 @@ void normalise_of(const NormProblem& problem) {
     normalise_boxes(problem, Invstd::kFromVariance);
 }
 
+void inference_of(const NormProblem& problem, const ChannelInputs& inputs) {
+    Scratch scratch;
+    NormProblem with_numbers = problem;
+    with_numbers.numbers.values = scratch.take<double>(problem.numbers.size());
+    set_channels(with_numbers, inputs);
+    normalise_of(with_numbers);
+}
+
 void gradient_sums_of(const NormProblem& problem, GradientSums& out) {
     const StandardArithmetic arithmetic;
     const std::size_t count = static_cast<std::size_t>(problem.layout.statistics());
@@ -195,7 +202,7 @@ void add_samples(const double* of_statistics, std::int64_t samples, std::int64_t
 
 void backward_boxes(const NormProblem& problem, const std::optional<TotalSums>& total) {
     const StandardArithmetic arithmetic;
-    const std::int64_t statistics = problem.layout.statistics(), parameters = problem.state.parameters;
+    const std::int64_t statistics = problem.layout.statistics(), parameters = problem.numbers.parameters;
     const StatisticsAre kind = problem.constant_statistics ? StatisticsAre::kConstant : StatisticsAre::kOfX;
     Binding binding(problem, walked_layout(problem), Walk::kSumming);
     Scratch scratch;
@@ -242,12 +249,12 @@ const Backend& backend() {
         result.first_negative = &first_negative;
         result.first_small_gamma = &first_small_gamma;
         result.count_taking_part = &count_of;
-        result.set_parameters = &set_parameters;
+        result.set_channels = &set_channels;
         result.set_statistics = &set_statistics;
-        result.set_constants = &set_constants;
         result.moments = &moments_of;
         result.forward = &forward_of;
         result.normalise = &normalise_of;
+        result.inference = &inference_of;
         result.gradient_sums = &gradient_sums_of;
         result.backward = &backward_of;
         result.backward_with_sums = &backward_with_sums_of;

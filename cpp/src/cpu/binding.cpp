@@ -77,7 +77,7 @@ BoundProblem Binding::problem(std::int64_t box) const {
 }
 
 Statistics Binding::statistics(std::int64_t box) const {
-    const NormState& state = problem_.state;
+    const StateNumbers& state = problem_.numbers;
     Statistics all;
     all.count = state.count();
     all.mean = state.mean();

@@ -64,10 +64,18 @@ void ChannelCoefficients::add_gradient(const BoundProblem& problem, const Statis
                                           memory_);
 }
 
-double ChannelCoefficients::prescale(const BoundProblem& problem, std::int64_t channel) const {
-    if (coefficients_.prescale == nullptr) return 1.0;
-    if (problem.dtype == DType::kFloat64) return static_cast<const double*>(coefficients_.prescale)[channel];
-    return static_cast<double>(static_cast<const float*>(coefficients_.prescale)[channel]);
+void ChannelCoefficients::undo_prescale(const BoundProblem& problem, const double* sums, const double* factors,
+                                        double* out) const {
+    const auto each = [&](auto factor) {
+        for (std::int64_t c = 0; c < problem.geometry.channels; ++c) out[c] = sums[c] * factor(c);
+    };
+    if (coefficients_.prescale == nullptr) return each([&](std::int64_t c) { return factors[c]; });
+    if (problem.dtype == DType::kFloat64) {
+        const double* const prescale = static_cast<const double*>(coefficients_.prescale);
+        return each([&](std::int64_t c) { return factors[c] / prescale[c]; });
+    }
+    const float* const prescale = static_cast<const float*>(coefficients_.prescale);
+    each([&](std::int64_t c) { return factors[c] / static_cast<double>(prescale[c]); });
 }
 
 }  // namespace bnfast::cpu

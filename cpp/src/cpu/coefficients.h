@@ -28,8 +28,8 @@ class ChannelCoefficients {
     // Fills those of the gradient, from the sums of the batch that the statistics are of.
     void add_gradient(const BoundProblem& problem, const Statistics& statistics, StatisticsAre kind,
                       const TotalSums& total, bool sums_are_prescaled);
-    // The power of two by which x - mean is multiplied in the sums of a channel.
-    double prescale(const BoundProblem& problem, std::int64_t channel) const;
+    // out[c] = sums[c] * factors[c], for sums in which x - mean was multiplied by the channel's power of two.
+    void undo_prescale(const BoundProblem& problem, const double* sums, const double* factors, double* out) const;
 
   private:
     BasicCoefficients<void*> memory_;

@@ -43,7 +43,4 @@ enum class StatisticsAre { kConstant, kOfX };
 void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAre kind,
               const std::optional<TotalSums>& total, const ParameterGradients& out);
 
-// dst[i] = sum over the sources, streamed by the threads in use: the bandwidth floor that bench/ measures.
-void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads);
-
 }  // namespace bnfast::cpu

@@ -1,5 +1,6 @@
 // Backward: groups of channels that stay in cache between their two sweeps, or two sweeps of the whole.
 #include <algorithm>
+#include <vector>
 
 #include "cpu/blocks.h"
 #include "cpu/coefficients.h"
@@ -80,7 +81,8 @@ void gradient_sums(const BoundProblem& problem, const Statistics& saved, const O
     const ChannelCoefficients coefficients(scratch, problem, saved);
     const Blocks blocks = numerics::cut_blocks(problem.geometry);
     sums_together(problem, blocks, cut_blocks_into_tasks(problem, blocks, threads), coefficients.get(), threads, out);
-    for (std::int64_t c = 0; c < problem.geometry.channels; ++c) out.dz_xmu[c] /= coefficients.prescale(problem, c);
+    const std::vector<double> one(static_cast<std::size_t>(problem.geometry.channels), 1.0);
+    coefficients.undo_prescale(problem, out.dz_xmu, one.data(), out.dz_xmu);
 }
 
 void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAre kind,
@@ -105,10 +107,8 @@ void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAr
         sum(group, sweep, coefficients.get(), own);
         const TotalSums of_batch = total ? total->from(begin) : TotalSums{statistics.count, own.dz, own.dz_xmu};
         coefficients.add_gradient(group, statistics, kind, of_batch, !total);
-        for (std::int64_t c = 0; c < end - begin; ++c) {
-            out.dbeta[begin + c] = own.dz[c];
-            out.dgamma[begin + c] = own.dz_xmu[c] * (statistics.invstd[c] / coefficients.prescale(group, c));
-        }
+        std::copy_n(own.dz, end - begin, out.dbeta + begin);
+        coefficients.undo_prescale(group, own.dz_xmu, statistics.invstd, out.dgamma + begin);
         BackwardTask task =
             backward_task(group, blocks, coefficients.get(), streaming, grouping.next_to_fetch(end, channels));
         task.keep.made = group.geometry.rows && task.keep.store != nullptr;

@@ -241,7 +241,9 @@ Tile TileSweep::tile(std::int64_t task) const {
 TileSweep cut_tiles(const BoundProblem& problem, int threads) {
     constexpr std::int64_t kTilesPerThread = 16;
     const Geometry& g = problem.geometry;
-    const std::int64_t wanted = kTilesPerThread * threads;
+    // One thread has its own last tiles in its cache, unless all is there.
+    const bool small = threads == 1 && problem.elements() <= kSerialElements;
+    const std::int64_t wanted = small ? 1 : kTilesPerThread * threads;
     TileSweep sweep;
     sweep.geometry = g;
     sweep.outer_step = decide(std::max<std::int64_t>(1, g.outer / wanted), 1, g.outer);

@@ -16,6 +16,11 @@ struct SmallestGamma {
     double of_beta, absolute;
 };
 
+// Vectors of float32 or float64 with a number for each channel. gamma and beta are 1 and 0 where absent.
+struct ChannelInputs {
+    std::optional<TensorView> gamma, beta, mean, var;
+};
+
 // What a backend found among per-channel numbers.
 struct FoundNumber {
     std::int64_t channel;
@@ -36,13 +41,10 @@ struct Backend {
     std::int64_t (*count_taking_part)(const NormProblem&);
 
     // --- what fills the state ---
-    // gamma and beta, where absent 1 and 0.
-    void (*set_parameters)(const NormProblem&, const std::optional<TensorView>& gamma,
-                           const std::optional<TensorView>& beta);
+    // gamma and beta; and mean and var, as moments of one element, where they are there.
+    void (*set_channels)(const NormProblem&, const ChannelInputs&);
     // Statistics that somebody else has measured.
     void (*set_statistics)(const NormProblem&, const Moments&);
-    // Mean and variance as they are given: those of one element, so that m2 / count is var.
-    void (*set_constants)(const NormProblem&, const TensorView& mean, const TensorView& var);
 
     // --- passes over tensors ---
     void (*moments)(const NormProblem&, Moments&);
@@ -50,6 +52,8 @@ struct Backend {
     void (*forward)(const NormProblem&);
     // Writes y with the statistics in the state, whose invstd it fills.
     void (*normalise)(const NormProblem&);
+    // Writes y with the given numbers, and needs no state.
+    void (*inference)(const NormProblem&, const ChannelInputs&);
     void (*gradient_sums)(const NormProblem&, GradientSums&);
     // Writes dx, dresidual, dgamma and dbeta.
     void (*backward)(const NormProblem&);

@@ -34,8 +34,8 @@ struct NormProblem {
     Epilogue epilogue;
     bool from_output = false;          // backward: x holds y, which forward wrote over it
     bool constant_statistics = false;  // backward: mean and var do not depend on x
-    // Numbers of the statistics and parameters, in memory of x's device: forward fills them, backward reads them.
-    NormState state;
+    // The statistics and parameters, in memory of x's device: forward fills them, backward reads them.
+    StateNumbers numbers;
     // Backward writes a number a parameter.
     double* dgamma = nullptr;
     double* dbeta = nullptr;

@@ -1,0 +1,11 @@
+// The plain stream that the bandwidth of memory is measured with.
+#pragma once
+
+#include <cstdint>
+
+namespace bnfast::cpu {
+
+// dst[i] = sum over the sources, written past the caches by the threads in use.
+void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads);
+
+}  // namespace bnfast::cpu
