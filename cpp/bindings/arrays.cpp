@@ -179,18 +179,4 @@ py::array channel_array(const double* values, std::int64_t channels, bool is_dou
     return array;
 }
 
-py::array_t<double> float64_array(const std::vector<double>& values) {
-    // Not NumPy's copy, which gives up the GIL: see gil.h.
-    py::array_t<double> array(static_cast<py::ssize_t>(values.size()));
-    std::copy(values.begin(), values.end(), array.mutable_data());
-    return array;
-}
-
-py::array_t<std::int64_t> count_array(const std::vector<double>& counts) {
-    py::array_t<std::int64_t> array(static_cast<py::ssize_t>(counts.size()));
-    std::transform(counts.begin(), counts.end(), array.mutable_data(),
-                   [](double v) { return static_cast<std::int64_t>(v); });
-    return array;
-}
-
 }  // namespace bnfast::bindings

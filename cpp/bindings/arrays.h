@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -61,7 +62,13 @@ py::array empty_like(const py::array& x, const TensorView& view, const void* ali
 
 // Per-channel values as a new array: float64 as they are, float32 rounded.
 py::array channel_array(const double* values, std::int64_t channels, bool is_double);
-py::array_t<double> float64_array(const std::vector<double>& values);
-py::array_t<std::int64_t> count_array(const std::vector<double>& counts);
+
+// A new array of these numbers. NumPy's own copy gives up the GIL, see gil.h.
+template <class T>
+py::array_t<T> new_array(const std::vector<T>& numbers) {
+    py::array_t<T> array(static_cast<py::ssize_t>(numbers.size()));
+    std::copy(numbers.begin(), numbers.end(), array.mutable_data());
+    return array;
+}
 
 }  // namespace bnfast::bindings

@@ -90,7 +90,8 @@ py::object offset_of(const Context& context) {
 py::object moments_of_context(const BatchNormContext& context) {
     const NormState& state = context.state();
     const auto row = [&](const double* values) { return std::vector<double>(values, values + state.statistics); };
-    return moments_object({row(state.count()), row(state.mean()), row(state.mean_low()), row(state.m2())});
+    return moments_object(
+        {{state.count(), state.count() + state.statistics}, row(state.mean()), row(state.mean_low()), row(state.m2())});
 }
 
 // A property, of an object that was made as one should be.
@@ -131,7 +132,7 @@ py::dict context_state(const Context& context) {
     }
     return py::dict("x"_a = context.x.attr("transpose")(order), "order"_a = back, "residual"_a = context.residual,
                     "where"_a = context.where,
-                    "values"_a = float64_array(std::vector<double>(state.values, state.values + state.size())),
+                    "values"_a = new_array(std::vector<double>(state.values, state.values + state.size())),
                     "axis"_a = options.axis, "eps"_a = options.eps,
                     "eps_placement"_a = static_cast<int>(options.eps_placement),
                     "activation"_a = static_cast<int>(options.activation),

@@ -7,8 +7,8 @@
 namespace bnfast::bindings {
 
 // TypeError unless the object is an instance of bnfast.Moments, or bnfast.GradientSums.
-Moments moments_of(const char* operation, const py::handle& object);
-GradientSums gradient_sums_of(const char* operation, const py::handle& object);
+Moments moments_of(const char* operation, const char* name, const py::handle& object);
+GradientSums gradient_sums_of(const char* operation, const char* name, const py::handle& object);
 
 py::object moments_object(const Moments& moments);
 py::object gradient_sums_object(const GradientSums& sums);

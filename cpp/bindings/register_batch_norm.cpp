@@ -62,7 +62,7 @@ py::tuple batch_norm_entry(const BatchNormCall& call) {
     const ForwardViews views(call.kName, call, call.where);
     const NormInputs& inputs = views.inputs;
     std::optional<Moments> given;
-    if (!call.stats.is_none()) given = moments_of(call.kName, call.stats);
+    if (!call.stats.is_none()) given = moments_of(call.kName, "stats", call.stats);
     auto context = new_context(call, inputs);
     context->where = py::reinterpret_borrow<py::object>(call.where);
     ArrayView y_view;
@@ -126,7 +126,7 @@ py::object backward_entry(const BackwardCall& call) {
     const BatchNormContext& context = *call.ctx;
     const BackwardViews views(call.kName, context, call.dy);
     std::optional<GradientSums> total;
-    if (!call.sums.is_none()) total = gradient_sums_of(call.kName, call.sums);
+    if (!call.sums.is_none()) total = gradient_sums_of(call.kName, "sums", call.sums);
     BackwardResults results(call.kName, context, views, call.out);
     {
         const ReleasedGil released(elements_of(views.inputs.x));

@@ -1,4 +1,4 @@
-// Moments and GradientSums: between Python and C++, and how they are measured.
+// Moments and GradientSums: between Python and C++, and how they are measured and merged.
 #include "bnfast/batch_norm.h"
 #include "bnfast/layout.h"
 #include "fast_call.h"
@@ -19,13 +19,25 @@ py::handle gradient_sums_class() {
     return imported_once(slot, "bnfast._moments", "GradientSums");
 }
 
-std::vector<double> vector_of(const py::handle& object, const char* name) {
-    const auto array = py::array_t<double, py::array::c_style | py::array::forcecast>::ensure(object.attr(name));
-    return std::vector<double>(array.data(), array.data() + array.size());
+// The numbers of an attribute.
+template <class T>
+std::vector<T> vector_of(const py::handle& object, const char* name) {
+    const py::array_t<T, py::array::c_style | py::array::forcecast> array(object.attr(name));
+    return std::vector<T>(array.data(), array.data() + array.size());
 }
 
 void check_class(const char* operation, const char* name, const py::handle& object, const py::handle& expected) {
     if (!py::isinstance(object, expected)) refuse_class(operation, name, object.ptr(), expected);
+}
+
+// An instance of the class, or of one that is derived from it.
+py::object make_moments(const py::handle& type, const Moments& m) {
+    return call_python(type.attr("_from_core"), new_array(m.count), new_array(m.mean), new_array(m.m2),
+                       new_array(m.mean_low));
+}
+py::object make_gradient_sums(const py::handle& type, const GradientSums& sums) {
+    return call_python(type.attr("_from_core"), new_array(sums.count), new_array(sums.sum_dy),
+                       new_array(sums.sum_dy_xmu));
 }
 
 struct MomentsCall {
@@ -49,30 +61,52 @@ py::object moments_entry(const MomentsCall& call) {
     return moments_object(result);
 }
 
+struct MergeCall {
+    py::handle one, other;
+    static constexpr auto kFields =
+        std::make_tuple(required("one", &MergeCall::one), required("other", &MergeCall::other));
+};
+struct MergeMomentsCall : MergeCall {
+    static constexpr const char* kName = "merge_moments";
+};
+struct MergeGradientSumsCall : MergeCall {
+    static constexpr const char* kName = "merge_gradient_sums";
+};
+
+py::object merge_moments_entry(const MergeMomentsCall& call) {
+    Moments merged = moments_of(call.kName, "one", call.one);
+    merge(merged, moments_of(call.kName, "other", call.other));
+    return make_moments(py::type::of(call.one), merged);
+}
+
+py::object merge_gradient_sums_entry(const MergeGradientSumsCall& call) {
+    GradientSums merged = gradient_sums_of(call.kName, "one", call.one);
+    merge(merged, gradient_sums_of(call.kName, "other", call.other));
+    return make_gradient_sums(py::type::of(call.one), merged);
+}
+
 }  // namespace
 
-Moments moments_of(const char* operation, const py::handle& object) {
-    check_class(operation, "stats", object, moments_class());
-    return {vector_of(object, "count"), vector_of(object, "mean"), vector_of(object, "mean_low"),
-            vector_of(object, "m2")};
+Moments moments_of(const char* operation, const char* name, const py::handle& object) {
+    check_class(operation, name, object, moments_class());
+    return {vector_of<std::int64_t>(object, "count"), vector_of<double>(object, "mean"),
+            vector_of<double>(object, "mean_low"), vector_of<double>(object, "m2")};
 }
 
-GradientSums gradient_sums_of(const char* operation, const py::handle& object) {
-    check_class(operation, "sums", object, gradient_sums_class());
-    return {vector_of(object, "count"), vector_of(object, "sum_dy"), vector_of(object, "sum_dy_xmu")};
+GradientSums gradient_sums_of(const char* operation, const char* name, const py::handle& object) {
+    check_class(operation, name, object, gradient_sums_class());
+    return {vector_of<std::int64_t>(object, "count"), vector_of<double>(object, "sum_dy"),
+            vector_of<double>(object, "sum_dy_xmu")};
 }
 
-py::object moments_object(const Moments& m) {
-    const py::object make = moments_class().attr("_from_core");
-    return call_python(make, count_array(m.count), float64_array(m.mean), float64_array(m.m2),
-                       float64_array(m.mean_low));
-}
+py::object moments_object(const Moments& moments) { return make_moments(moments_class(), moments); }
 
-py::object gradient_sums_object(const GradientSums& sums) {
-    const py::object make = gradient_sums_class().attr("_from_core");
-    return call_python(make, count_array(sums.count), float64_array(sums.sum_dy), float64_array(sums.sum_dy_xmu));
-}
+py::object gradient_sums_object(const GradientSums& sums) { return make_gradient_sums(gradient_sums_class(), sums); }
 
-void register_moments(py::module_& m) { def_fast<&moments_entry>(m); }
+void register_moments(py::module_& m) {
+    def_fast<&moments_entry>(m);
+    def_fast<&merge_moments_entry>(m);
+    def_fast<&merge_gradient_sums_entry>(m);
+}
 
 }  // namespace bnfast::bindings

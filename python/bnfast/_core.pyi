@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from bnfast._norms import NormGrads
 __version__: str
 
 Array = NDArray[Any]
+_Moments = TypeVar("_Moments", bound=Moments)
+_GradientSums = TypeVar("_GradientSums", bound=GradientSums)
 
 class BatchNormContext:
     @property
@@ -41,6 +43,8 @@ class NormContext:
 # Activations, placements of eps and modes of dropout are passed as numbers: see ACTIVATIONS and
 # EPS_PLACEMENTS in _choices.py, MODES in _dropout.py.
 def moments(x: Array, *, axis: int = ..., where: NDArray[np.bool_] | None = ...) -> Moments: ...
+def merge_moments(one: _Moments, other: Moments) -> _Moments: ...
+def merge_gradient_sums(one: _GradientSums, other: GradientSums) -> _GradientSums: ...
 def batch_norm(
     x: Array,
     *,

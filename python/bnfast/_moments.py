@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 
+from bnfast import _core
 from bnfast._checks import (
     per_channel,
     real_number,
@@ -19,8 +20,6 @@ from bnfast._checks import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Self
-
-    _Floats = NDArray[np.float64]
 
 # magic, version of the format, kind of statistics, padding, channels: little-endian, 16 bytes
 _HEADER = struct.Struct("<4sBBxxQ")
@@ -89,30 +88,18 @@ class _ChannelStatistics(ABC):
         Raises
         ------
         TypeError or ValueError
-            If `other` is of another type, or has another number of channels.
+            If `other` is of another type or has another number of channels, or if a count would be
+            beyond int64.
         """
         name = type(self).__name__
         if not isinstance(other, type(self)):
             got = type(other).__name__
             raise TypeError(f"{name}.merge: other is of type {got}, expected {name}")
-        if len(other) != len(self):
-            got = f"{len(other)} channels"
-            raise ValueError(f"{name}.merge: other has {got}, expected {len(self)}")
-        count = self.count + other.count
-        if np.any(count < 0):
-            raise ValueError(f"{name}.merge: a count is beyond int64, expected less than 2**63")
-        # Infinities in the data make NaN here (inf - inf), as they should; squares may underflow.
-        with np.errstate(all="ignore"):
-            merged = self._combine(other, count)
-        values = [
-            np.where(other.count == 0, a, np.where(self.count == 0, b, both))
-            for a, b, both in zip(self._arrays()[1:], other._arrays()[1:], merged, strict=True)
-        ]
-        return self._from_core(count, *values)
+        return self._merge(other)
 
     @abstractmethod
-    def _combine(self, other: Self, count: NDArray[np.int64]) -> tuple[_Floats, ...]:
-        """Values of both together, where neither is empty."""
+    def _merge(self, other: Self) -> Self:
+        """Return what `merge` does, for an instance of the same class."""
 
     def __add__(self, other: object) -> Self:
         return self.merge(other) if isinstance(other, type(self)) else NotImplemented
@@ -176,13 +163,6 @@ class _ChannelStatistics(ABC):
         shown = (np.array2string(a, separator=", ", threshold=8) for a in self._arrays())
         fields = zip(("count", *self._values), shown, strict=True)
         return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in fields)})"
-
-
-def _two_sum(a: _Floats, b: _Floats) -> tuple[_Floats, _Floats]:
-    """Return the rounded sum and its rounding error: a + b exactly (Knuth, TAOCP 2, 4.2.2)."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
 
 
 class Moments(_ChannelStatistics):
@@ -264,28 +244,11 @@ class Moments(_ChannelStatistics):
 
     def std(self, correction: float = 0) -> NDArray[np.float64]:
         """Return the square root of `var(correction)`, float64 of shape (channels,)."""
-        deviation: _Floats = np.sqrt(self.var(correction))
+        deviation: NDArray[np.float64] = np.sqrt(self.var(correction))
         return deviation
 
-    def _combine(self, other: Self, count: NDArray[np.int64]) -> tuple[_Floats, ...]:
-        # With n = na + nb and delta = mean_b - mean_a (Chan, Golub & LeVeque 1979, eq. 2.1):
-        #   mean = mean_a + delta nb / n,   m2 = m2_a + m2_b + delta**2 na nb / n
-        # where a is the part of more elements: the error of delta nb / n is then least.
-        swap = other.count > self.count
-        more = np.where(swap, other.count, self.count)
-        a, b = (self.mean, self.mean_low), (other.mean, other.mean_low)
-        (mean, low), (less_mean, less_low) = np.where(swap, (b, a), (a, b))
-        delta, lost = _two_sum(less_mean, -mean)
-        delta = delta + (lost + (less_low - low))
-        share = (count - more) / count
-        # A difference may be beyond float64 where the mean between is not.
-        rough = less_mean - mean
-        delta = np.where(np.isinf(rough), rough, delta)
-        step = np.where(np.isinf(rough), less_mean * share - mean * share, delta * share)
-        mean, lost = _two_sum(mean, step)
-        mean, low = _two_sum(mean, lost + low)
-        low = np.where(np.isfinite(mean), low, 0.0)
-        return mean, self.m2 + other.m2 + delta * step * more, low
+    def _merge(self, other: Self) -> Self:
+        return _core.merge_moments(self, other)
 
 
 class GradientSums(_ChannelStatistics):
@@ -326,5 +289,5 @@ class GradientSums(_ChannelStatistics):
     def __init__(self, count: ArrayLike, sum_dy: ArrayLike, sum_dy_xmu: ArrayLike) -> None:
         super().__init__(count, sum_dy, sum_dy_xmu)
 
-    def _combine(self, other: Self, count: NDArray[np.int64]) -> tuple[_Floats, ...]:
-        return self.sum_dy + other.sum_dy, self.sum_dy_xmu + other.sum_dy_xmu
+    def _merge(self, other: Self) -> Self:
+        return _core.merge_gradient_sums(self, other)

@@ -372,6 +372,30 @@ void check_dropout() {
                        [](Arena& a) { dropout_mask(std::vector<std::int64_t>(100, 1), a.dropping, a.mask.data()); });
 }
 
+void check_merging() {
+    const Moments moments{{2, 0}, {1.0, 0.0}, {0.0, 0.0}, {0.5, 0.0}};
+    const auto merged = [](const Moments& into, const Moments& other) {
+        return [into, other](Arena&) {
+            Moments result = into;
+            merge(result, other);
+        };
+    };
+    Moments changed = moments;
+    changed.count.push_back(1);
+    expect<ValueError>("Moments.merge", "other has 3 channels, expected 2", merged(moments, changed));
+    changed = moments;
+    changed.m2.pop_back();
+    expect<ValueError>("Moments.merge", "other has 1 channels, expected 2", merged(moments, changed));
+    expect<ValueError>("Moments.merge", "into has 1 channels, expected 2", merged(changed, moments));
+    changed = moments;
+    changed.count[0] = std::numeric_limits<std::int64_t>::max() - 1;
+    expect<ValueError>("Moments.merge", "a count is beyond int64", merged(changed, moments));
+    expect<ValueError>("GradientSums.merge", "other has 0 channels, expected 1", [](Arena&) {
+        GradientSums into{{1}, {0.0}, {0.0}};
+        merge(into, {});
+    });
+}
+
 void check_runtime() {
     static float numbers[4] = {};
     static const float* const sources[1] = {numbers};
@@ -396,6 +420,7 @@ int main() {
     check_backward();
     check_other_norms();
     check_dropout();
+    check_merging();
     check_runtime();
     std::printf("%d bad calls, %d of them not refused as they should be\n", calls, failures);
     return failures == 0 ? 0 : 1;

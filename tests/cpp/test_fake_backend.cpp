@@ -87,7 +87,7 @@ Backend fake_backend() {
     };
     backend.moments = [](const NormProblem& problem, Moments& out) {
         require(problem.x.data == kX && problem.where && problem.where->data == kWhere, "moments: x and where arrive");
-        out.count.assign(3, 10.0);
+        out.count.assign(3, 10);
         arrived.push_back("moments");
     };
     backend.forward = [](const NormProblem& problem) {
@@ -100,8 +100,9 @@ Backend fake_backend() {
     backend.normalise = [](const NormProblem&) { arrived.push_back("normalise"); };
     backend.gradient_sums = [](const NormProblem& problem, GradientSums& out) {
         require(problem.dy && problem.dy->data == kDy, "dy arrives");
-        out.count.assign(3, 10.0);
-        out.sum_dy = out.sum_dy_xmu = out.count;
+        out.count.assign(3, 10);
+        out.sum_dy.assign(3, 1.0);
+        out.sum_dy_xmu.assign(3, 1.0);
         arrived.push_back("gradient_sums");
     };
     backend.backward = [](const NormProblem& problem) {
@@ -156,7 +157,7 @@ int main() {
 
     const Moments stats = moments(inputs.x, on_device(kWhere, kWhereShape, kWhereStrides, 2, DType::kBool), 1);
     Moments given = stats;
-    given.mean = given.mean_low = given.m2 = stats.count;
+    given.mean = given.mean_low = given.m2 = {0.0, 0.0, 0.0};
     batch_norm_with_stats(inputs, options, given, tensor(kY), state);
     const TensorView mean = *inputs.gamma, var = *inputs.beta;
     batch_norm_inference(inputs, mean, var, options, tensor(kY));

@@ -1,18 +1,27 @@
 // Statistics of a batch and sums of its gradients, which merge: those of two parts give those of the whole.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 namespace bnfast {
 
 // Of each channel: count, mean (as mean + mean_low) and m2, the sum of squared deviations from the mean.
 struct Moments {
-    std::vector<double> count, mean, mean_low, m2;
+    std::vector<std::int64_t> count;
+    std::vector<double> mean, mean_low, m2;
 };
 
 // Of each channel: sums of dy at the affine's output (after the activation's derivative), and of dy * (x - mean).
 struct GradientSums {
-    std::vector<double> count, sum_dy, sum_dy_xmu;
+    std::vector<std::int64_t> count;
+    std::vector<double> sum_dy, sum_dy_xmu;
 };
+
+// `into` becomes what describes the elements of both. Where one of them counts no element, that is the other, bit for
+// bit. ValueError where they differ in the number of channels, or where a count would be beyond int64: nothing has been
+// changed then.
+void merge(Moments& into, const Moments& other);
+void merge(GradientSums& into, const GradientSums& other);
 
 }  // namespace bnfast

@@ -2,6 +2,7 @@
 #include "bnfast/batch_norm.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <vector>
 
 #include "api/norm.h"
@@ -14,21 +15,22 @@ using api::fail;
 using api::Operation;
 
 // Statistics of nothing are no statistics of a batch that takes part with `own` elements a channel.
-void check_counts(const Operation& operation, const char* name, const std::vector<double>& counts, double own) {
-    const auto none = std::find(counts.begin(), counts.end(), 0.0);
+void check_counts(const Operation& operation, const char* name, const std::vector<std::int64_t>& counts,
+                  std::int64_t own) {
+    const auto none = std::find(counts.begin(), counts.end(), 0);
     if (own == 0 || none == counts.end()) return;
     fail(operation.name, std::string(name) + " counts no element in channel " + std::to_string(none - counts.begin()) +
-                             ", expected at least one in each, as x has " + api::number_text(own));
+                             ", expected at least one in each, as x has " + std::to_string(own));
 }
 
-// Numbers of each channel, in vectors that should all have an entry for each.
-void check_channels(const Operation& operation, const char* name, const std::vector<const std::vector<double>*>& rows,
+// Vectors that should all have an entry for each channel have these sizes.
+void check_channels(const Operation& operation, const char* name, std::initializer_list<std::size_t> sizes,
                     const Call& call) {
     const TensorView& x = call.problem.x;
     const std::int64_t channels = x.shape[call.axis];
-    for (const std::vector<double>* row : rows) {
-        if (row->size() == static_cast<std::size_t>(channels)) continue;
-        fail(operation.name, std::string(name) + " has " + std::to_string(row->size()) + " channels, expected " +
+    for (const std::size_t size : sizes) {
+        if (size == static_cast<std::size_t>(channels)) continue;
+        fail(operation.name, std::string(name) + " has " + std::to_string(size) + " channels, expected " +
                                  std::to_string(channels) + " to match axis " + std::to_string(call.axis) +
                                  " of x with shape " + api::shape_text(x));
     }
@@ -83,13 +85,14 @@ void batch_norm_with_stats(const NormInputs& inputs, const NormOptions& options,
                            const TensorView& y, NormState& state) {
     const Operation operation{"batch_norm", Scope::kBatch};
     Call call = api::begin_forward(operation, inputs, options, y, state);
-    check_channels(operation, "stats", {&stats.count, &stats.mean, &stats.mean_low, &stats.m2}, call);
+    check_channels(operation, "stats", {stats.count.size(), stats.mean.size(), stats.mean_low.size(), stats.m2.size()},
+                   call);
     api::fill_state(operation, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     api::check_in_place(operation, inputs, call, state);
-    const double own = static_cast<double>(call.backend->count_taking_part(call.problem));
+    const std::int64_t own = call.backend->count_taking_part(call.problem);
     check_counts(operation, "stats", stats.count, own);
     state.foreign_stats =
-        std::any_of(stats.count.begin(), stats.count.end(), [&](double count) { return count != own; });
+        std::any_of(stats.count.begin(), stats.count.end(), [&](std::int64_t count) { return count != own; });
     call.backend->set_statistics(call.problem, stats);
     call.backend->normalise(call.problem);
 }
@@ -136,8 +139,8 @@ void batch_norm_backward_with_sums(const NormBackwardInputs& inputs, const NormS
     const Operation operation{"batch_norm_backward", Scope::kBatch};
     Call call = api::begin_backward(operation, inputs, state);
     api::add_gradients(operation, inputs, gradients, call);
-    check_channels(operation, "sums", {&total.count, &total.sum_dy, &total.sum_dy_xmu}, call);
-    check_counts(operation, "sums", total.count, static_cast<double>(call.backend->count_taking_part(call.problem)));
+    check_channels(operation, "sums", {total.count.size(), total.sum_dy.size(), total.sum_dy_xmu.size()}, call);
+    check_counts(operation, "sums", total.count, call.backend->count_taking_part(call.problem));
     call.backend->backward_with_sums(call.problem, total);
 }
 

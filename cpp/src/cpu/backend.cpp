@@ -135,11 +135,11 @@ void set_statistics(const NormProblem& problem, const Moments& moments) {
 void moments_of(const NormProblem& problem, Moments& out) {
     const StandardArithmetic arithmetic;
     const std::size_t count = static_cast<std::size_t>(problem.layout.statistics());
-    for (std::vector<double>* row : {&out.count, &out.mean, &out.mean_low, &out.m2}) row->resize(count);
+    for (std::vector<double>* row : {&out.mean, &out.mean_low, &out.m2}) row->resize(count);
     const Binding binding(problem, problem.layout, Walk::kSumming);
     Scratch scratch;
     Statistics all;
-    all.count = out.count.data();
+    all.count = scratch.take<double>(problem.layout.statistics());
     all.mean = out.mean.data();
     all.mean_low = out.mean_low.data();
     all.m2 = out.m2.data();
@@ -148,6 +148,7 @@ void moments_of(const NormProblem& problem, Moments& out) {
         const BoundProblem part = binding.problem(box);
         cpu::moments(part, all.from(box * part.geometry.channels));
     });
+    out.count.assign(all.count, all.count + count);
 }
 
 void forward_of(const NormProblem& problem) {
@@ -180,12 +181,14 @@ void inference_of(const NormProblem& problem, const ChannelInputs& inputs) {
 void gradient_sums_of(const NormProblem& problem, GradientSums& out) {
     const StandardArithmetic arithmetic;
     const std::size_t count = static_cast<std::size_t>(problem.layout.statistics());
-    for (std::vector<double>* row : {&out.count, &out.sum_dy, &out.sum_dy_xmu}) row->resize(count);
+    for (std::vector<double>* row : {&out.sum_dy, &out.sum_dy_xmu}) row->resize(count);
+    out.count.resize(count);
     const Binding binding(problem, walked_layout(problem), Walk::kSumming);
     for_each_box(binding, problem.layout.elements(), [&](std::int64_t box) {
         const BoundProblem part = binding.problem(box);
         const std::int64_t first = box * part.geometry.channels;
-        std::fill_n(out.count.data() + first, part.geometry.channels, count_taking_part(part));
+        std::fill_n(out.count.data() + first, part.geometry.channels,
+                    static_cast<std::int64_t>(count_taking_part(part)));
         cpu::gradient_sums(part, binding.statistics(box), {out.sum_dy.data() + first, out.sum_dy_xmu.data() + first});
     });
 }
@@ -224,7 +227,8 @@ void backward_boxes(const NormProblem& problem, const std::optional<TotalSums>& 
 void backward_of(const NormProblem& problem) { backward_boxes(problem, std::nullopt); }
 
 void backward_with_sums_of(const NormProblem& problem, const GradientSums& total) {
-    backward_boxes(problem, TotalSums{total.count.data(), total.sum_dy.data(), total.sum_dy_xmu.data()});
+    const std::vector<double> count(total.count.begin(), total.count.end());
+    backward_boxes(problem, TotalSums{count.data(), total.sum_dy.data(), total.sum_dy_xmu.data()});
 }
 
 void dropout_of(const DropoutProblem& problem) {
