@@ -70,18 +70,21 @@ def test_a_state_that_does_not_fit_is_refused():
 
     def made(**changes):
         again = type(ctx).__new__(type(ctx))
-        again.__setstate__(tuple(changes.get(f"at{i}", value) for i, value in enumerate(state)))
+        again.__setstate__({**state, **changes})
         return again
 
-    bad_axis, bad_activation = ((9, *state[5][1:]), (*state[5][:3], 99, *state[5][4:]))
-    for changes in ({"at4": foreign[4]}, {"at5": bad_axis}, {"at5": bad_activation}):
-        with pytest.raises(ValueError, match="BatchNormContext: the state"):
+    for changes in ({"values": foreign["values"]}, {"axis": 9}, {"activation": 99}):
+        with pytest.raises(ValueError, match="number of values|axis|activation"):
             made(**changes)
-    with pytest.raises(TypeError, match="BatchNormContext: x has dtype int64, expected"):
-        made(at0=state[0].astype(np.int64))
-    for changes in ({"at2": np.ones((4, 3))}, {"at3": np.ones((9, 9), bool)}):
+    with pytest.raises(TypeError, match="context: x has dtype int64, expected"):
+        made(x=state["x"].astype(np.int64))
+    for changes in ({"residual": np.ones((4, 3))}, {"where": np.ones((9, 9), bool)}):
         with pytest.raises(ValueError, match=r"batch_norm_backward: (residual|where) has shape"):
             bnfast.batch_norm_backward(x, made(**changes))
+    for name in state:
+        again = type(ctx).__new__(type(ctx))
+        with pytest.raises(KeyError, match=name):
+            again.__setstate__({key: value for key, value in state.items() if key != name})
 
 
 def test_the_order_of_x_in_memory_is_kept():
