@@ -3,6 +3,7 @@
 #include "forms.h"
 
 #include "numerics/activations.h"
+#include "numerics/affine.h"
 #include "numerics/coefficients.h"
 #include "numerics/moments.h"
 #if defined(BNFAST_TARGET)
@@ -66,6 +67,12 @@ BNFAST_FORM(Elementary, 1, 4, return {{exp(x[0]), expm1(x[0]), log1p(x[0]), tanh
 BNFAST_FORM(Tail, 1, 3, const NormalTail<Value<T>> tail = normal_tail(x[0]);
             return {{tail.a, tail.density, tail.ratio}};)
 
+BNFAST_FORM(Map, 6, 4, const Value<T> zero(0);
+            const AffineMap<Value<T>> plain{x[1], x[2], x[3], x[4], x[5], false, zero};
+            const AffineMap<Value<T>> scaled{x[1], x[2], x[3], x[4], x[5], true, x[5]};
+            return {{plain.apply(plain.centre(x[0])), scaled.centre(x[0]), plain.undo(x[0]),
+                     gradient_at_input(x[0], x[1], x[2], x[3], x[4])}};)
+
 template <class Act, class T>
 struct Forward {
     static constexpr int kArguments = 2, kResults = 2;
@@ -114,6 +121,7 @@ struct Affine {
 };
 BNFAST_FORM(MeanOfSums, 4, 2,
             return {{mean_of_sums(x[0], x[1], x[2], Value<T>(1)), mean_of_sums(x[0], x[1], x[2], x[3])}};)
+BNFAST_FORM(AboutMean, 3, 1, return {{sum_about_mean(x[0], x[1], x[2])}};)
 BNFAST_FORM(SquaredInvstd, 4, 4,
             return {{squared_invstd_of(x[0], Value<T>(1)), squared_invstd_of(x[0], x[1]),
                      squared_invstd_beside_eps(x[0], Value<T>(1), x[2], x[3], 1e-5),
@@ -127,15 +135,15 @@ struct Dx {
     }
 };
 
-#define BNFAST_FORMS_OF_BOTH(T)                                                                                    \
-    form<T, Operations<T>>("operations"), form<T, Exponents<T>>("exponents"),                                      \
-        form<T, Elementary<T>>("exp, expm1, log1p, tanh"), form<T, Tail<T>>("normal_tail"),                        \
-        form<T, Forward<Identity<T>, T>>("Identity"), form<T, FromOutput<Identity<T>, T>>("Identity from output"), \
-        form<T, Forward<Relu<T>, T>>("Relu"), form<T, Forward<LeakyRelu<T>, T>>("LeakyRelu"),                      \
-        form<T, FromOutput<LeakyRelu<T>, T>>("LeakyRelu from output"), form<T, Forward<Sigmoid<T>, T>>("Sigmoid"), \
-        form<T, Forward<Tanh<T>, T>>("Tanh"), form<T, Forward<Silu<T>, T>>("Silu"),                                \
-        form<T, Forward<Gelu<T>, T>>("Gelu"), form<T, Forward<Elu<T>, T>>("Elu"),                                  \
-        form<T, FromOutput<Elu<T>, T>>("Elu from output")
+#define BNFAST_FORMS_OF_BOTH(T)                                                                                        \
+    form<T, Operations<T>>("operations"), form<T, Exponents<T>>("exponents"),                                          \
+        form<T, Elementary<T>>("exp, expm1, log1p, tanh"), form<T, Tail<T>>("normal_tail"),                            \
+        form<T, Map<T>>("AffineMap, gradient_at_input"), form<T, Forward<Identity<T>, T>>("Identity"),                 \
+        form<T, FromOutput<Identity<T>, T>>("Identity from output"), form<T, Forward<Relu<T>, T>>("Relu"),             \
+        form<T, Forward<LeakyRelu<T>, T>>("LeakyRelu"), form<T, FromOutput<LeakyRelu<T>, T>>("LeakyRelu from output"), \
+        form<T, Forward<Sigmoid<T>, T>>("Sigmoid"), form<T, Forward<Tanh<T>, T>>("Tanh"),                              \
+        form<T, Forward<Silu<T>, T>>("Silu"), form<T, Forward<Gelu<T>, T>>("Gelu"),                                    \
+        form<T, Forward<Elu<T>, T>>("Elu"), form<T, FromOutput<Elu<T>, T>>("Elu from output")
 
 forms::Table table_of_forms() {
     static constexpr forms::Form<float> kFloat[] = {BNFAST_FORMS_OF_BOTH(float)};
@@ -150,6 +158,7 @@ forms::Table table_of_forms() {
                                                       form<double, Affine<float>>("affine_coefficients of float"),
                                                       form<double, Affine<double>>("affine_coefficients of double"),
                                                       form<double, MeanOfSums<double>>("mean_of_sums"),
+                                                      form<double, AboutMean<double>>("sum_about_mean"),
                                                       form<double, SquaredInvstd<double>>("squared_invstd"),
                                                       form<double, Dx<float>>("dx_coefficients of float"),
                                                       form<double, Dx<double>>("dx_coefficients of double")};

@@ -45,8 +45,8 @@ BNFAST_INLINE Computed<T, V> finite_coefficient(V value) {
 
 // --- forward ----------------------------------------------------------------------------------------------------
 
-// y = ((x * prescale - mean_high) - mean_low) * scale + shift. The prescale is a power of two, which changes no digit;
-// it is 1 but where the scale of x or of gamma is extreme, and keeps what is between in range there.
+// Those of an AffineMap (affine.h). The prescale is a power of two, which changes no digit; it is 1 but where the scale
+// of x or of gamma is extreme, and keeps what is between in range there.
 template <class T, class V>
 struct AffineCoefficients {
     Computed<T, V> prescale, mean_high, mean_low, scale, shift;
@@ -92,6 +92,12 @@ BNFAST_INLINE V mean_of_sums(V mean, V m2, V count, V exact_prescale) {
 
 // --- backward ---------------------------------------------------------------------------------------------------
 
+// The sum of dz * (x - mean) from that of dz * x.
+template <class V>
+BNFAST_INLINE V sum_about_mean(V sum_dz_x, V sum_dz, V mean) {
+    return sum_dz_x - mean * sum_dz;
+}
+
 // The factor of mean(dz * (x - mean) * prescale) in the projection: invstd^2, of x * prescale.
 template <class V>
 BNFAST_INLINE V squared_invstd_of(V invstd, V prescale) {
@@ -109,9 +115,8 @@ BNFAST_INLINE V squared_invstd_beside_eps(V invstd, V prescale, V m2, V count, d
     return select(std > V(0), invstd / prescale / (std * prescale), V(0));
 }
 
-// dx = ((dz - mean_dz) - (x - mean) * prescale * projection) * dx_scale. The sums are those of the whole batch of
-// `count` elements, sum_dz_xmu that of dz * (x - mean) * prescale; a count of 0 stands for statistics that are
-// constants.
+// Those of gradient_at_input (affine.h). The sums are those of the whole batch of `count` elements, sum_dz_xmu that of
+// dz * (x - mean) * prescale; a count of 0 stands for statistics that are constants.
 template <class T, class V>
 struct DxCoefficients {
     Computed<T, V> mean_dz, projection, dx_scale;

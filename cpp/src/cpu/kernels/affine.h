@@ -1,7 +1,8 @@
-// The affine map of a channel, from its coefficients.
+// The coefficients of channels as vectors.
 #pragma once
 
 #include "cpu/kernels/span.h"
+#include "numerics/affine.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
@@ -16,21 +17,8 @@ BNFAST_INLINE Vec<T> row_coefficient(const void* values, std::int64_t channel) {
     return load(static_cast<const T*>(values) + channel);
 }
 
-// The centred input (x - mean) * prescale, and from it the affine's output: one definition for forward and backward, so
-// that the backward's pre-activation is the forward's, bit for bit.
 template <class T>
-struct Affine {
-    Vec<T> mean_high, mean_low, scale, shift, inverse;
-    bool has_prescale;
-    Vec<T> prescale;
-
-    BNFAST_INLINE Vec<T> centre(Vec<T> x) const {
-        if (has_prescale) x = x * prescale;
-        return (x - mean_high) - mean_low;
-    }
-    BNFAST_INLINE Vec<T> apply(Vec<T> centred) const { return centred * scale + shift; }
-    BNFAST_INLINE Vec<T> undo(Vec<T> z) const { return (z - shift) * inverse; }
-};
+using Affine = AffineMap<Vec<T>>;
 
 template <class T, bool kRows>
 BNFAST_INLINE Affine<T> load_affine(const Coefficients& c, std::int64_t channel) {

@@ -90,7 +90,8 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
                     if (fetches_residual) fetch(run.inputs.residual + i + (kRows ? along : ahead_residual));
                 }
                 auto [x, centred, dz] = at_affine<S>(loop, dropper, run.inputs, i, lanes, coefficients.affine);
-                Vec<T> dx = ((dz - coefficients.mean_dz) - centred * coefficients.projection) * coefficients.dx_scale;
+                Vec<T> dx = gradient_at_input(dz, centred, coefficients.mean_dz, coefficients.projection,
+                                              coefficients.dx_scale);
                 if (has_where) {
                     const Mask<T> mask = where_mask<T, kRows>(run.where, i);
                     dz = select(mask, dz, Vec<T>(0));

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cpu/kernels/keep.h"
+#include "numerics/coefficients.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
@@ -285,7 +286,7 @@ void move_to_mean(const BackwardTask& task, const BlockRange& range, std::int64_
     const double* mean = static_cast<const double*>(task.coefficients.mean) + range.channel_begin;
     bool all = true;
     for (std::int64_t c = 0; c < range.channel_end - range.channel_begin; ++c) {
-        sum_dz_xmu[c] -= mean[c] * sum_dz[c];
+        sum_dz_xmu[c] = sum_about_mean(sum_dz_xmu[c], sum_dz[c], mean[c]);
         all &= is_finite(sum_dz_xmu[c]);
     }
     if (all) return;
