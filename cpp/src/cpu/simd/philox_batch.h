@@ -1,5 +1,4 @@
-// Philox for 16 counters at once, and the keep bits of dropout made from it, 128 or 256 at a time: numerics/philox.h
-// says which.
+// Philox for 16 counters at once, and the keep bits made from it: those of numerics/mask.h, 128 or 256 at a time.
 #pragma once
 
 #include "cpu/simd/storage.h"

@@ -2,7 +2,8 @@
 //
 // The number of logical lanes is the same on every target, so a reduction adds the same numbers in the same order
 // whatever the register width, and only lane-wise IEEE operations (no fused multiply-add, except where the product is
-// exact) are offered: equal bits on every target follow. Compiled once per target, in a namespace named after it.
+// exact) are offered: equal bits on every target follow. They are those that numerics/ asks of a value, and
+// numerics/scalar.h says what each of them does. Compiled once per target, in a namespace named after it.
 #pragma once
 
 #include <cstdint>
