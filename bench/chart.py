@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,89 +21,44 @@ INCHES_A_SHAPE = 0.42
 MOST_COLUMNS = 3
 
 
-@dataclass(frozen=True)
-class Bars:
-    """One case in GB/s: the bytes of the floor over the time that a contender takes."""
-
-    label: str
-    ours: float
-    floor: float
-    peer_name: str | None  # the fastest peer; None if the run had none
-    peer: float
-
-
-def bars(result: dict[str, Any], label: str) -> Bars:
-    passes = result["reads"] + result["writes"]
+def fastest_peer(result: dict[str, Any]) -> str | None:
+    """Its name and mode; None if the run had no peer."""
     seconds = {name: summary["median"] for name, summary in result["seconds"].items()}
-    rates = {name: passes * result["tensor_bytes"] / s / 1e9 for name, s in seconds.items()}
-    peers = [name for name in rates if name != FLOOR and name.rpartition("-")[0] != OURS]
-    best = max(peers, key=rates.__getitem__, default=None)
-    # Like with like: a peer that allocates its result stands beside our call that does.
-    mode = "out" if best is None else best.rpartition("-")[2]
-    return Bars(
-        label,
-        rates[f"{OURS}-{mode}"],
-        rates[FLOOR],
-        best,
-        0.0 if best is None else rates[best],
-    )
+    peers = [name for name in seconds if name != FLOOR and name.rpartition("-")[0] != OURS]
+    return min(peers, key=seconds.__getitem__, default=None)
 
 
-def panels(report: dict[str, Any]) -> Iterator[tuple[str, list[Bars]]]:
-    """(operation, its cases); a label names only what differs between the cases of the run."""
-    results = report["results"]
-    varying = [key for key in ("layout", "dtype") if len({r[key] for r in results}) > 1]
-    for operation in dict.fromkeys(result["operation"] for result in results):
-        yield (
-            operation,
-            [
-                bars(result, ", ".join([result["shape"], *(result[key] for key in varying)]))
-                for result in results
-                if result["operation"] == operation
-            ],
+def rate(result: dict[str, Any], name: str) -> float:
+    """GB/s: the bytes of the floor over the time of a call."""
+    moved = (result["reads"] + result["writes"]) * result["tensor_bytes"]
+    return moved / result["seconds"][name]["median"] / 1e9
+
+
+def draw(axes: Any, results: list[dict[str, Any]], varying: list[str]) -> None:
+    """One operation; the label of a case names the shape and what varies besides."""
+    for place, result in enumerate(results):
+        peer = fastest_peer(result)
+        # Like with like: a peer that allocates its result stands beside our call that does.
+        mode = "out" if peer is None else peer.rpartition("-")[2]
+        ours = rate(result, f"{OURS}-{mode}")
+        axes.barh(place - BAR / 2, ours, BAR, color=OURS_COLOUR, label=OURS)
+        if peer is not None:
+            middle = place + BAR / 2
+            axes.barh(middle, rate(result, peer), BAR, color=PEER_COLOUR, label="fastest peer")
+            axes.text(0, middle, f" {peer}", va="center", fontsize=7, color="#444444")
+        axes.vlines(
+            rate(result, FLOOR),
+            place - BAR,
+            place + BAR,
+            color=FLOOR_COLOUR,
+            linewidth=2,
+            label="floor: a plain stream of the same bytes",
         )
-
-
-def draw(axes: Any, operation: str, cases: list[Bars]) -> None:
-    places = range(len(cases))
-    axes.barh(
-        [place - BAR / 2 for place in places],
-        [case.ours for case in cases],
-        BAR,
-        color=OURS_COLOUR,
-        label=OURS,
-    )
-    if any(case.peer_name for case in cases):
-        axes.barh(
-            [place + BAR / 2 for place in places],
-            [case.peer for case in cases],
-            BAR,
-            color=PEER_COLOUR,
-            label="fastest peer",
-        )
-    axes.vlines(
-        [case.floor for case in cases],
-        [place - BAR for place in places],
-        [place + BAR for place in places],
-        color=FLOOR_COLOUR,
-        linewidth=2,
-        label="floor: a plain stream of the same bytes",
-    )
-    for place, case in zip(places, cases, strict=True):
-        if case.peer_name:
-            axes.annotate(
-                case.peer_name,
-                (0, place + BAR / 2),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7,
-                color="#444444",
-            )
-    axes.set_yticks(list(places), [case.label for case in cases], fontsize=8)
-    axes.set_ylim(len(cases) - 0.5, -0.5)  # the first case on top
-    axes.set_xlim(0, 1.05 * max(max(case.ours, case.floor, case.peer) for case in cases))
-    axes.set_title(operation, fontsize=10)
+    labels = [", ".join([r["shape"], *(r[key] for key in varying)]) for r in results]
+    axes.set_yticks(range(len(results)), labels, fontsize=8)
+    axes.set_ylim(len(results) - 0.5, -0.5)  # the first case on top
+    axes.set_xlim(left=0)
+    axes.set_title(results[0]["operation"], fontsize=10)
     axes.set_xlabel("bytes of the floor / time (GB/s)", fontsize=9)
     axes.set_ylabel("shape", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
@@ -113,11 +66,13 @@ def draw(axes: Any, operation: str, cases: list[Bars]) -> None:
 
 
 def chart(report: dict[str, Any]) -> Any:
-    drawn = list(panels(report))
-    columns = min(MOST_COLUMNS, math.ceil(math.sqrt(len(drawn))))
+    results = report["results"]
+    operations = list(dict.fromkeys(result["operation"] for result in results))
+    panels = [[r for r in results if r["operation"] == operation] for operation in operations]
+    columns = min(MOST_COLUMNS, math.ceil(math.sqrt(len(panels))))
     heights = [
-        1.0 + INCHES_A_SHAPE * max(len(cases) for _, cases in drawn[first : first + columns])
-        for first in range(0, len(drawn), columns)
+        1.0 + INCHES_A_SHAPE * max(map(len, panels[first : first + columns]))
+        for first in range(0, len(panels), columns)
     ]
     figure, grid = plt.subplots(
         len(heights),
@@ -127,26 +82,20 @@ def chart(report: dict[str, Any]) -> Any:
         squeeze=False,
         layout="constrained",
     )
-    for axes, (operation, cases) in zip(grid.flat, drawn, strict=False):
-        draw(axes, operation, cases)
-    for axes in grid.flat[len(drawn) :]:
+    varying = [key for key in ("layout", "dtype") if len({r[key] for r in results}) > 1]
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        draw(axes, panel, varying)
+    for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    machine = report["machine"]
-    figure.suptitle(
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['target']}, "
-        f"{', '.join(sorted({result['dtype'] for result in report['results']}))}",
-        fontsize=10,
-    )
+    machine, dtypes = report["machine"], sorted({result["dtype"] for result in results})
+    title = f"{machine['cpu']}, {machine['threads']} threads, {machine['target']}"
+    figure.suptitle(f"{title}, {', '.join(dtypes)}", fontsize=10)
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+    legend = dict(zip(labels, handles, strict=True))
+    figure.legend(
+        legend.values(), legend, loc="outside lower center", ncols=len(legend), fontsize=9
+    )
     return figure
-
-
-def save(figure: Any, path: Path) -> None:
-    # Text as text keeps the file small and searchable; no date makes it the same every time.
-    mpl.rcParams["svg.fonttype"] = "none"
-    mpl.rcParams["svg.hashsalt"] = OURS
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -163,7 +112,11 @@ def main(argv: list[str] | None = None) -> None:
             report["results"] = [r for r in report["results"] if r[key] in names]
     if not report["results"]:
         parser.error(f"{args.results} holds no such results")
-    save(chart(report), args.out)
+    # Text as text keeps the file small and searchable; no date makes it the same every time.
+    mpl.rcParams["svg.fonttype"] = "none"
+    mpl.rcParams["svg.hashsalt"] = OURS
+    metadata = {"Date": None} if args.out.suffix == ".svg" else None
+    chart(report).savefig(args.out, metadata=metadata, dpi=150)
 
 
 if __name__ == "__main__":

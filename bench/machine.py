@@ -7,35 +7,29 @@ import platform
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+import bnfast
+from bnfast import _core
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def _read(path: str) -> str:
+    """Of a file that only Linux has; empty elsewhere."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
 def cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def huge_pages() -> str | None:
-    """The transparent huge page setting, which decides what a fresh large output costs."""
-    try:
-        setting = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
-    except OSError:
-        return None
-    return setting.partition("[")[2].partition("]")[0] or None
 
 
 def openmp_runtimes() -> list[str]:
@@ -43,56 +37,9 @@ def openmp_runtimes() -> list[str]:
 
     With more than one, the idle threads of one library spin on cores that another one needs.
     """
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return []
-    paths = {line.split(maxsplit=5)[-1] for line in lines if "/" in line}
-    names = (Path(path).name for path in paths)
+    lines = _read("/proc/self/maps").splitlines()
+    names = {Path(line.split(maxsplit=5)[-1]).name for line in lines if "/" in line}
     return sorted(name for name in names if name.startswith(("libgomp", "libomp", "libiomp")))
-
-
-class Disturbance:
-    """The share of the usable cores that other programs have taken since it was made.
-
-    A thread that waits for a preempted partner loses whole scheduler ticks, which makes threaded
-    calls of microseconds look hundreds of times slower: such figures are not worth keeping.
-    """
-
-    def __init__(self) -> None:
-        self._wall, self._busy, self._own = time.monotonic(), _busy_seconds(), _own_seconds()
-
-    def share(self) -> float | None:
-        """None where the system does not tell."""
-        wall, busy, own = time.monotonic(), _busy_seconds(), _own_seconds()
-        if busy is None or self._busy is None:
-            return None
-        others = busy - self._busy - (own - self._own)
-        return max(0.0, others) / ((wall - self._wall) * usable_cores())
-
-
-def _own_seconds() -> float:
-    """CPU time of this process, and of the children that it has waited for."""
-    children = os.times()
-    return time.process_time() + children.children_user + children.children_system
-
-
-def _busy_seconds() -> float | None:
-    """Time that the usable cores have spent on any work, or lost to other virtual machines."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    usable = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-    try:
-        lines = Path("/proc/stat").read_text().splitlines()
-    except OSError:
-        return None
-    ticks = 0
-    for line in lines:
-        name, *fields = line.split()
-        if name in usable:
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
-            ticks += user + nice + system + irq + softirq + steal
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def git_commit() -> str | None:
@@ -105,19 +52,46 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def facts(
-    num_threads: int, l2_bytes: int, target: str, versions: dict[str, str]
-) -> dict[str, object]:
+def facts(num_threads: int, versions: dict[str, str]) -> dict[str, Any]:
+    # Transparent huge pages decide what a fresh large output costs.
+    pages = _read("/sys/kernel/mm/transparent_hugepage/enabled")
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": git_commit(),
         "cpu": cpu_model(),
-        "cores": usable_cores(),
-        "l2_bytes_per_core": l2_bytes,
+        "cores": _core.usable_cpus(),
+        "l2_bytes_per_core": _core.private_cache_bytes(),
         "threads": num_threads,
-        "target": target,
+        "target": bnfast.active_target(),
         "system": f"{platform.system()} {platform.release()}",
-        "transparent_huge_pages": huge_pages(),
+        "transparent_huge_pages": pages.partition("[")[2].partition("]")[0] or None,
         "openmp_runtimes": openmp_runtimes(),
         "versions": {"python": platform.python_version(), "numpy": np.__version__, **versions},
     }
+
+
+def _busy_seconds() -> float:
+    """CPU time that this machine has spent on other programs, or lost to other machines."""
+    # The first line of the file: user nice system idle iowait irq softirq steal ...
+    ticks = [int(field) for field in _read("/proc/stat").partition("\n")[0].split()[1:9]]
+    busy = (sum(ticks) - sum(ticks[3:5])) / os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    return busy - own.user - own.system - own.children_user - own.children_system
+
+
+class Disturbance:
+    """The share of the machine's cores that other programs have taken since it was made.
+
+    A thread that waits for a preempted partner loses whole scheduler ticks, which makes threaded
+    calls of microseconds look hundreds of times slower: such figures are not worth keeping.
+    """
+
+    def __init__(self) -> None:
+        self._wall, self._busy = time.monotonic(), _busy_seconds()
+
+    def share(self) -> float:
+        """0 where the system does not tell."""
+        if not _read("/proc/stat"):
+            return 0.0
+        wall, busy = time.monotonic() - self._wall, _busy_seconds() - self._busy
+        return max(0.0, busy) / (wall * _core.usable_cpus())

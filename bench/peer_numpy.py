@@ -1,4 +1,4 @@
-"""Plain NumPy as a contender."""
+"""Plain NumPy as a peer: the textbook, on one thread."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from contender import Contender
-from workload import EPS, RATE, SEED, Array, Case
+from workload import EPS, RATE, SEED, Array, Case, Library
 
 
-class NumPyPlain:
-    """The textbook in NumPy, with in-place steps where they are natural; one thread."""
+class NumPy(Library):
+    """What one would write without a library, with in-place steps where they are natural."""
 
     name = "numpy"
     version = np.__version__
@@ -19,43 +18,30 @@ class NumPyPlain:
     def __init__(self, num_threads: int) -> None:
         pass
 
-    def contenders(self, case: Case) -> list[Contender]:
-        kind = case.operation.kind
+    def calls(self, case: Case) -> dict[str, Callable[[], Array]]:
         if case.operation.elementwise:
-            call = self._dropout(case)
-        elif kind == "backward":
-            call = self._backward(case)
-        else:
-            call = self._forward(case, training=kind == "forward")
-        return [Contender(self.name, "fresh", call, lambda returned: returned)]
+            return {"fresh": self._dropout(case)}
+        backward = case.operation.kind == "backward"
+        return {"fresh": self._backward(case) if backward else self._forward(case)}
 
     def _dropout(self, case: Case) -> Callable[[], Array]:
         scale = case.dtype.type(1 / (1 - RATE))
         if case.operation.kind == "dropout_backward":
-            dy, mask = case.dy, case.mask
-            return lambda: dy * mask * scale
-        x, rng = case.x, np.random.default_rng(SEED)
-        return lambda: x * (rng.random(x.shape, dtype=np.float32) >= RATE) * scale
+            return lambda: case.dy * case.mask * scale
+        rng = np.random.default_rng(SEED)
+        return lambda: case.x * (rng.random(case.x.shape, np.float32) >= RATE) * scale
 
-    def _broadcasting(self, case: Case) -> tuple[tuple[int, ...], Callable[[Array], Array]]:
-        """The reduced axes, and a view of per-channel values that broadcasts against x."""
-        channel_axis = case.axis % case.x.ndim
-        axes = tuple(axis for axis in range(case.x.ndim) if axis != channel_axis)
-        dims = [-1 if axis == channel_axis else 1 for axis in range(case.x.ndim)]
-        return axes, lambda values: values.reshape(dims)
-
-    def _forward(self, case: Case, training: bool) -> Callable[[], Array]:
-        axes, per_channel = self._broadcasting(case)
-        x, residual, stats = case.x, case.residual, case.channel_dtype
-        gamma, beta = per_channel(case.gamma), per_channel(case.beta)
-        given = (per_channel(case.mean), per_channel(case.var))
-        relu, drop = case.operation.relu, case.operation.dropout
+    def _forward(self, case: Case) -> Callable[[], Array]:
+        x, residual, operation = case.x, case.residual, case.operation
+        gamma, beta = case.broadcast(case.gamma), case.broadcast(case.beta)
+        given = case.broadcast(case.mean), case.broadcast(case.var)
+        axes, training = case.reduced_axes, operation.kind != "inference"
         rng = np.random.default_rng(SEED)
 
         def call() -> Array:
             mean, var = given
             if training:
-                mean = x.mean(axes, dtype=stats, keepdims=True)
+                mean = x.mean(axes, dtype=case.channel_dtype, keepdims=True)
             y = x - mean
             if training:
                 var = np.square(y).mean(axes, keepdims=True)
@@ -63,9 +49,9 @@ class NumPyPlain:
             y += beta
             if residual is not None:
                 y += residual
-            if relu:
+            if operation.relu:
                 np.maximum(y, 0, out=y)
-            if drop:
+            if operation.dropout:
                 y *= rng.random(y.shape, dtype=np.float32) >= RATE
                 y *= 1 / (1 - RATE)
             return y.astype(x.dtype, copy=False)
@@ -73,23 +59,22 @@ class NumPyPlain:
         return call
 
     def _backward(self, case: Case) -> Callable[[], Array]:
-        axes, per_channel = self._broadcasting(case)
-        x, dy, gamma, stats = case.x, case.dy, per_channel(case.gamma), case.channel_dtype
-        mean = x.mean(axes, dtype=stats, keepdims=True)
-        invstd = 1 / np.sqrt(x.var(axes, dtype=stats, keepdims=True) + EPS)
-        # ReLU's mask is that of its result before dropout.
-        undropped = replace(case, operation=replace(case.operation, dropout=False))
-        y = self._forward(undropped, training=True)() if case.operation.relu else None
-        mask = case.mask if case.operation.dropout else None
+        x, dy, operation = case.x, case.dy, case.operation
+        gamma, over = case.broadcast(case.gamma), (case.reduced_axes, case.channel_dtype)
+        mean = x.mean(*over, keepdims=True)
+        invstd = 1 / np.sqrt(x.var(*over, keepdims=True) + EPS)
+        # What ReLU lets through shows in its result before dropout.
+        undropped = replace(case, operation=replace(operation, dropout=False))
+        y = self._forward(undropped)() if operation.relu else None
 
         def call() -> Array:
             dz = dy if y is None else dy * (y > 0)
-            if mask is not None:
-                dz *= mask
+            if operation.dropout:
+                dz *= case.mask
                 dz *= 1 / (1 - RATE)
             normalised = (x - mean) * invstd
-            dgamma = (dz * normalised).mean(axes, dtype=stats, keepdims=True)
-            dx = dz - dz.mean(axes, dtype=stats, keepdims=True)
+            dgamma = (dz * normalised).mean(*over, keepdims=True)
+            dx = dz - dz.mean(*over, keepdims=True)
             normalised *= dgamma
             dx = dx - normalised
             dx *= gamma * invstd

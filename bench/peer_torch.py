@@ -1,17 +1,16 @@
-"""PyTorch as a contender."""
+"""PyTorch as a peer: eager, compiled, and as a way to oneDNN."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from contender import Contender
-from workload import EPS, RATE, Array, Case
+from workload import EPS, RATE, Array, Case, Library, Operation
 
 
-class Torch:
+class Torch(Library):
     """PyTorch eager on the CPU, on the same memory; rows are its channels-last format."""
 
     name = "torch"
@@ -25,66 +24,49 @@ class Torch:
         # Backward is called directly, so that no graph is built in what is timed.
         torch.set_grad_enabled(False)
 
+    def calls(self, case: Case) -> dict[str, Callable[[], Any]]:
+        if case.operation.elementwise:
+            return {"fresh": self._dropout(case)}
+        return self._backward(case) if case.operation.kind == "backward" else self._forward(case)
+
+    def result(self, returned: Any, case: Case) -> Array:
+        if case.layout == "rows" and returned.ndim > 2:
+            returned = returned.movedim(1, -1)
+        if case.dtype_name == "bfloat16":
+            bits: Array = returned.view(self._torch.int16).numpy()
+            return bits.view(case.dtype)
+        array: Array = returned.numpy()
+        return array
+
     def _tensor(self, array: Array, case: Case) -> Any:
         """A tensor over the array's memory with channels second, as torch addresses them."""
         torch = self._torch
-        if case.dtype_name == "bfloat16":
+        if array.dtype.name == "bfloat16":
             # The dtype is unknown to torch's NumPy bridge; its bits are not.
             tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         else:
             tensor = torch.from_numpy(array)
-        if case.layout == "rows" and array.ndim > 2:
-            tensor = tensor.movedim(-1, 1)
-        return tensor
+        return tensor.movedim(-1, 1) if case.layout == "rows" and array.ndim > 2 else tensor
 
-    def _array(self, tensor: Any, case: Case) -> Array:
-        torch = self._torch
-        if case.layout == "rows" and tensor.ndim > 2:
-            tensor = tensor.movedim(1, -1)
-        if case.dtype_name == "bfloat16":
-            bits: Array = tensor.view(torch.int16).numpy()
-            return bits.view(case.dtype)
-        array: Array = tensor.numpy()
-        return array
-
-    def contenders(self, case: Case) -> list[Contender]:
-        make = {
-            "backward": self._backward,
-            "dropout": self._dropout,
-            "dropout_backward": self._dropout_backward,
-        }.get(case.operation.kind, self._forward)
-        return [
-            Contender(self.name, mode, call, lambda returned: self._array(returned, case))
-            for mode, call in make(case).items()
-        ]
-
-    def _dropout(self, case: Case) -> dict[str, Callable[[], Any]]:
-        """Dropout, which has no out form."""
-        x, dropout = self._tensor(case.x, case), self._torch.nn.functional.dropout
-        return {"fresh": lambda: dropout(x, RATE, True)}
-
-    def _dropout_backward(self, case: Case) -> dict[str, Callable[[], Any]]:
-        """Backward from the mask that PyTorch's forward stores, a byte an element."""
-        dy, mask = self._tensor(case.dy, case), self._mask(case)
+    def _dropout(self, case: Case) -> Callable[[], Any]:
+        """Dropout has no out form. Backward takes the mask, a byte an element."""
+        if case.operation.kind == "dropout":
+            x, dropout = self._tensor(case.x, case), self._torch.nn.functional.dropout
+            return lambda: dropout(x, RATE, True)
+        dy, mask = self._tensor(case.dy, case), self._tensor(case.mask, case)
         backward, scale = self._torch.ops.aten.native_dropout_backward, 1 / (1 - RATE)
-        return {"fresh": lambda: backward(dy, mask, scale)}
-
-    def _mask(self, case: Case) -> Any:
-        """The mask of bnfast as a tensor, so that the gradients agree."""
-        mask = self._torch.from_numpy(case.mask)
-        return mask.movedim(-1, 1) if case.layout == "rows" and mask.ndim > 2 else mask
+        return lambda: backward(dy, mask, scale)
 
     def _forward(self, case: Case) -> dict[str, Callable[[], Any]]:
         """Training and inference forward. No running statistics: bnfast updates none either."""
-        torch, channels = self._torch, case.shape.channels
+        torch, operation = self._torch, case.operation
         x, out = self._tensor(case.x, case), self._tensor(case.out, case)
         residual = None if case.residual is None else self._tensor(case.residual, case)
         weight, bias = torch.from_numpy(case.gamma), torch.from_numpy(case.beta)
-        training = case.operation.kind == "forward"
-        relu, drop = case.operation.relu, case.operation.dropout
+        training = operation.kind == "forward"
         mean = None if training else torch.from_numpy(case.mean)
         var = None if training else torch.from_numpy(case.var)
-        save_mean, save_invstd = weight.new_empty(channels), weight.new_empty(channels)
+        saved = {name: torch.empty_like(weight) for name in ("save_mean", "save_invstd")}
         batch_norm = torch.nn.functional.batch_norm
         batch_norm_out = torch.ops.aten.native_batch_norm.out
         dropout = torch.nn.functional.dropout
@@ -93,27 +75,15 @@ class Torch:
             # In place: eager PyTorch's cheapest way to add, to clip and to drop.
             if residual is not None:
                 y.add_(residual)
-            if relu:
+            if operation.relu:
                 y.relu_()
-            return dropout(y, RATE, True, inplace=True) if drop else y
+            return dropout(y, RATE, True, inplace=True) if operation.dropout else y
 
         def fresh() -> Any:
             return finish(batch_norm(x, mean, var, weight, bias, training=training, eps=EPS))
 
         def into_out() -> Any:
-            batch_norm_out(
-                x,
-                weight,
-                bias,
-                mean,
-                var,
-                training,
-                0.1,
-                EPS,
-                out=out,
-                save_mean=save_mean,
-                save_invstd=save_invstd,
-            )
+            batch_norm_out(x, weight, bias, mean, var, training, 0.1, EPS, out=out, **saved)
             return finish(out)
 
         return {"out": into_out, "fresh": fresh}
@@ -123,21 +93,19 @@ class Torch:
         torch = self._torch
         x, dy = self._tensor(case.x, case), self._tensor(case.dy, case)
         weight, bias = torch.from_numpy(case.gamma), torch.from_numpy(case.beta)
-        normalised, mean, invstd = torch.native_batch_norm(
-            x, weight, bias, None, None, True, 0.1, EPS
-        )
+        y, mean, invstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.1, EPS)
         if case.residual is not None:
-            normalised.add_(self._tensor(case.residual, case))
-        y = normalised if case.operation.relu else None
+            y.add_(self._tensor(case.residual, case))
+        clipped = y if case.operation.relu else None
+        mask = self._tensor(case.mask, case) if case.operation.dropout else None
+        scale, wanted = 1 / (1 - RATE), [True, True, True]
         backward = torch.ops.aten.native_batch_norm_backward
         relu_backward = torch.ops.aten.threshold_backward
-        dropout_backward, scale = torch.ops.aten.native_dropout_backward, 1 / (1 - RATE)
-        mask = self._mask(case) if case.operation.dropout else None
-        wanted = [True, True, True]
+        dropout_backward = torch.ops.aten.native_dropout_backward
 
         def fresh() -> Any:
             dz = dy if mask is None else dropout_backward(dy, mask, scale)
-            dz = dz if y is None else relu_backward(dz, y, 0)
+            dz = dz if clipped is None else relu_backward(dz, clipped, 0)
             return backward(dz, x, weight, None, None, mean, invstd, True, EPS, wanted)[0]
 
         return {"fresh": fresh}
@@ -148,11 +116,33 @@ class TorchCompile(Torch):
 
     name = "torch-compile"
 
-    def contenders(self, case: Case) -> list[Contender]:
+    def calls(self, case: Case) -> dict[str, Callable[[], Any]]:
         # Shapes are compiled in, and the compiler gives up on a function after a few of them.
         self._torch.compiler.reset()
-        return [
-            replace(eager, call=self._torch.compile(eager.call, fullgraph=True, dynamic=False))
-            for eager in super().contenders(case)
-            if eager.mode == "fresh"
-        ]
+        eager = super().calls(case)["fresh"]
+        return {"fresh": self._torch.compile(eager, fullgraph=True, dynamic=False)}
+
+
+class OneDnn(Torch):
+    """oneDNN's batch norm alone, through PyTorch, in the blocked layout of its convolutions."""
+
+    name = "onednn"
+
+    def __init__(self, num_threads: int) -> None:
+        super().__init__(num_threads)
+        found = re.search(r"MKL-DNN v([\d.]+)", self._torch.__config__.show())
+        self.version = found[1] if found else "unknown"
+
+    def calls(self, case: Case) -> dict[str, Callable[[], Any]]:
+        alone = case.operation in map(Operation, ("forward", "backward", "inference"))
+        if not alone or case.layout != "planes" or case.dtype_name != "float32":
+            return {}
+        return {"fresh": super().calls(case)["fresh"]}
+
+    def result(self, returned: Any, case: Case) -> Array:
+        return super().result(returned.to_dense(), case)
+
+    def _tensor(self, array: Array, case: Case) -> Any:
+        """A blocked copy: what a convolution by the identity returns."""
+        channels = self._torch.eye(case.shape.channels)[..., None, None]
+        return self._torch.conv2d(super()._tensor(array, case).to_mkldnn(), channels)

@@ -1,6 +1,6 @@
-"""The contenders: bnfast, and the list of the libraries to measure against.
+"""The libraries that are timed: bnfast, and those to measure it against.
 
-A new peer is a file with a class that has the members of `Library`, and one line in PEERS.
+A new peer is a subclass of `Library` and a line in PEERS.
 """
 
 from __future__ import annotations
@@ -9,114 +9,54 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from contender import Contender, Library
 from peer_jax import Jax
-from peer_keras import Keras
-from peer_numpy import NumPyPlain
-from peer_onednn import OneDnn
-from peer_onnxruntime import OnnxRuntime
-from peer_torch import Torch, TorchCompile
-from workload import EPS, RATE, SEED, Array, Case
+from peer_numpy import NumPy
+from peer_torch import OneDnn, Torch, TorchCompile
+from workload import EPS, RATE, SEED, Array, Case, Library
+
+import bnfast
 
 
-class BnFast:
+class BnFast(Library):
     """The package itself."""
 
     name = "bnfast"
+    version = bnfast.__version__
 
     def __init__(self, num_threads: int) -> None:
-        import bnfast
-
-        self._lib: Any = bnfast
-        self.version: str = getattr(bnfast, "__version__", "unknown")
         bnfast.set_num_threads(num_threads)
 
-    def set_num_threads(self, num_threads: int) -> None:
-        """Without the checks of the public function, which short calls would notice."""
-        self._lib._core.set_num_threads(num_threads)
+    def calls(self, case: Case) -> dict[str, Callable[[], Any]]:
+        run = self._call(case)
+        return {"out": partial(run, out=case.out), "fresh": run}
 
-    def forward(self, x: Array, out: Array) -> object:
-        """The plainest call, on any shape; channels second."""
-        return self._lib.batch_norm(x, out=out)
+    def result(self, returned: Any, case: Case) -> Array:
+        array: Array = returned[0] if isinstance(returned, tuple) else returned
+        return array
 
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return tuple(self._lib.targets())
-
-    @property
-    def target(self) -> str:
-        return str(self._lib.active_target())
-
-    def stream(self, dst: Array, srcs: list[Array], num_threads: int, /) -> object:
-        """The kernel behind every floor; private to the benchmarks."""
-        return self._lib._core.stream(dst, srcs, num_threads)
-
-    def contenders(self, case: Case) -> list[Contender]:
-        run, result = self._runner(case)
-        return [
-            Contender(self.name, "out", partial(run, case.out), result),
-            Contender(self.name, "fresh", partial(run, None), result),
-        ]
-
-    def _runner(self, case: Case) -> tuple[Callable[[Array | None], Any], Callable[[Any], Array]]:
-        if case.operation.elementwise:
-            return self._dropout(case)
-        lib = self._lib
-        rate, seed = (RATE, SEED) if case.operation.dropout else (0.0, None)
-        x, gamma, beta, residual = case.x, case.gamma, case.beta, case.residual
-        axis, activation = case.axis, case.activation
-
-        def forward(out: Array | None) -> Any:
-            return lib.batch_norm(
-                x,
-                gamma,
-                beta,
-                axis=axis,
-                eps=EPS,
-                residual=residual,
-                activation=activation,
-                dropout=rate,
-                seed=seed,
-                out=out,
-            )
-
-        if case.operation.kind == "forward":
-            return forward, lambda returned: returned[0]
-        if case.operation.kind == "backward":
-            dy = case.dy
-            _, ctx = forward(None)
-            return (
-                lambda out: lib.batch_norm_backward(dy, ctx, out=out),
-                lambda returned: returned.dx,
-            )
-        mean, var = case.mean, case.var
-        return (
-            lambda out: lib.batch_norm_inference(
-                x,
-                mean,
-                var,
-                gamma,
-                beta,
-                axis=axis,
-                eps=EPS,
-                residual=residual,
-                activation=activation,
-                out=out,
-            ),
-            lambda returned: returned,
-        )
-
-    def _dropout(self, case: Case) -> tuple[Callable[[Array | None], Any], Callable[[Any], Array]]:
-        lib = self._lib
-        if case.operation.kind == "dropout":
-            x = case.x
-            return (
-                lambda out: lib.dropout(x, RATE, seed=SEED, out=out),
-                lambda returned: returned[0],
-            )
-        dy = case.dy
-        _, ctx = lib.dropout(dy, RATE, seed=SEED)
-        return lambda out: lib.dropout_backward(dy, ctx, out=out), lambda returned: returned
+    def _call(self, case: Case) -> Callable[..., Any]:
+        operation = case.operation
+        if operation.kind == "dropout":
+            return partial(bnfast.dropout, case.x, RATE, seed=SEED)
+        if operation.kind == "dropout_backward":
+            _, ctx = bnfast.dropout(case.dy, RATE, seed=SEED)
+            return partial(bnfast.dropout_backward, case.dy, ctx)
+        options: dict[str, Any] = {
+            "axis": case.axis,
+            "eps": EPS,
+            "residual": case.residual,
+            "activation": "relu" if operation.relu else None,
+        }
+        if operation.kind == "inference":
+            given = case.x, case.mean, case.var, case.gamma, case.beta
+            return partial(bnfast.batch_norm_inference, *given, **options)
+        if operation.dropout:
+            options |= {"dropout": RATE, "seed": SEED}
+        forward = partial(bnfast.batch_norm, case.x, case.gamma, case.beta, **options)
+        if operation.kind == "forward":
+            return forward
+        _, ctx = forward()
+        return partial(bnfast.batch_norm_backward, case.dy, ctx)
 
 
 PEERS: dict[str, Callable[[int], Library]] = {
@@ -124,9 +64,7 @@ PEERS: dict[str, Callable[[int], Library]] = {
     "torch-compile": TorchCompile,
     "onednn": OneDnn,
     "jax": Jax,
-    "keras": Keras,
-    "onnxruntime": OnnxRuntime,
-    "numpy": NumPyPlain,
+    "numpy": NumPy,
 }
 
 
@@ -135,8 +73,6 @@ def load_peers(names: list[str], num_threads: int) -> tuple[list[Library], dict[
     loaded: list[Library] = []
     missing: dict[str, str] = {}
     for name in names:
-        if name not in PEERS:
-            raise ValueError(f"peer: got {name}, expected one of {', '.join(PEERS)}")
         try:
             loaded.append(PEERS[name](num_threads))
         except ImportError as error:

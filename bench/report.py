@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -19,18 +19,23 @@ MAX_DISTURBANCE = 0.05
 
 @dataclass
 class Record:
-    """The timings of one case: seconds a call, one value a round, for the floor and contenders."""
+    """The timings of one case: seconds a call, one value a round, for the floor and all calls."""
 
     group: str
     case: Case
     traffic: Traffic
     seconds: dict[str, list[float]]
-    disturbance: float | None  # share of the cores that other programs took meanwhile
-    errors: dict[str, str] = field(default_factory=dict)  # peers that could not run the case
+    disturbance: float  # share of the cores that other programs took meanwhile
+    errors: dict[str, str]  # of peers that could not run the case
 
     @property
     def disturbed(self) -> bool:
-        return (self.disturbance or 0) > MAX_DISTURBANCE
+        return self.disturbance > MAX_DISTURBANCE
+
+    @property
+    def section(self) -> tuple[str, str, str]:
+        """Records of one section make one table."""
+        return self.case.operation.name, self.case.layout, self.case.dtype_name
 
     @property
     def floor_gb_per_s(self) -> float:
@@ -53,11 +58,11 @@ class Record:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        case, shape = self.case, self.case.shape
+        case = self.case
         return {
             "group": self.group,
-            "shape": shape.name,
-            "dims": list(shape.dims(case.layout)),
+            "shape": case.shape.name,
+            "dims": list(case.shape.dims(case.layout)),
             "axis": case.axis,
             "layout": case.layout,
             "dtype": case.dtype_name,
@@ -73,64 +78,42 @@ class Record:
         }
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column is text, the others are figures."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    rule = [f"{'-' * (w - (i > 0))}{':' * (i > 0)}" for i, w in enumerate(widths)]
-    lines = [head, rule, *rows]
-    return "\n".join(
-        f"| {' | '.join(c.ljust(w) for c, w in zip(line, widths, strict=True))} |" for line in lines
-    )
-
-
-def _section(record: Record) -> tuple[str, str, str]:
-    case = record.case
-    return (case.operation.name, case.layout, case.dtype_name)
-
-
-def sections(records: list[Record]) -> Iterator[tuple[tuple[str, str, str], list[Record]]]:
-    """Records by (operation, layout, dtype)."""
-    for key, group in groupby(sorted(records, key=_section), _section):
+def _sections(records: list[Record]) -> Iterator[tuple[tuple[str, str, str], list[Record]]]:
+    for key, group in groupby(sorted(records, key=lambda r: r.section), lambda r: r.section):
         yield key, list(group)
 
 
 def geometric_means(records: list[Record]) -> dict[str, float]:
     """Of every ratio, over the records that have it."""
-    per_record = [record.ratios() for record in records]
-    names = dict.fromkeys(name for ratios in per_record for name in ratios)
-    return {
-        name: geometric_mean(ratios[name].median for ratios in per_record if name in ratios)
-        for name in names
-    }
+    found: dict[str, list[float]] = {}
+    for record in records:
+        for name, summary in record.ratios().items():
+            found.setdefault(name, []).append(summary.median)
+    return {name: geometric_mean(values) for name, values in found.items()}
 
 
-def _table(records: list[Record], means: dict[str, float]) -> Iterator[str]:
-    width = max(20, *(len(record.case.shape.name) for record in records))
-    fixed = f"{'':{width}} {'MB':>7} {'floor':>6} {'ms':>9} {'GB/s':>6}"
+def _table(records: list[Record]) -> Iterator[str]:
+    means = geometric_means(records)
     columns = {name: max(19, len(name)) for name in means}
+    fixed = f"{'':20} {'MB':>7} {'floor':>6} {'ms':>9} {'GB/s':>6}"
     yield fixed + "".join(f" {name:>{columns[name]}}" for name in means)
     for record in records:
         floor = summarise(record.seconds[FLOOR])
-        line = (
-            f"{record.case.shape.name:{width}} {record.case.nbytes / 1e6:7.2f}"
-            f" {record.traffic!s:>6} {floor.median * 1e3:9.4f} {record.floor_gb_per_s:6.1f}"
-        )
         ratios = record.ratios()
-        for name in means:
-            summary = ratios.get(name)
-            cell = "-" if summary is None else str(summary)
-            line += f" {cell:>{columns[name]}}"
-        yield line + ("  !" if record.disturbed else "")
+        cells = "".join(f" {ratios.get(name, '-')!s:>{columns[name]}}" for name in means)
+        yield (
+            f"{record.case.shape.name:20} {record.case.nbytes / 1e6:7.2f}"
+            f" {record.traffic!s:>6} {floor.median * 1e3:9.4f} {record.floor_gb_per_s:6.1f}"
+            f"{cells}{'  !' if record.disturbed else ''}"
+        )
     cells = "".join(f" {mean:{columns[name] - 6}.2f}{'':6}" for name, mean in means.items())
     yield f"{'geometric mean':{len(fixed)}}{cells}"
 
 
 def print_tables(records: list[Record]) -> None:
     print("\nRatios are medians over the rounds, ± half the distance between the quartiles.")
-    for (operation, layout, dtype), group in sections(records):
-        print(f"\n{operation}, {layout}, {dtype}")
-        for line in _table(group, geometric_means(group)):
-            print(line)
+    for section, group in _sections(records):
+        print(f"\n{', '.join(section)}", *_table(group), sep="\n")
         for record in group:
             for name, message in record.errors.items():
                 print(f"  {record.case.shape.name}: {name} left out: {message}")
@@ -142,7 +125,7 @@ def print_tables(records: list[Record]) -> None:
 
 
 def as_json(
-    records: list[Record], machine: dict[str, object], settings: dict[str, object]
+    records: list[Record], machine: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "schema": 1,
@@ -150,7 +133,7 @@ def as_json(
         "settings": settings,
         "geometric_means": [
             {"operation": op, "layout": layout, "dtype": dtype, **geometric_means(group)}
-            for (op, layout, dtype), group in sections(records)
+            for (op, layout, dtype), group in _sections(records)
         ],
         "results": [record.as_json() for record in records],
     }

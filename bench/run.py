@@ -6,20 +6,22 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from contender import Contender, Library
-from floors import floor_call, l2_bytes_per_core, traffic
-from machine import Disturbance, facts, usable_cores
+from floors import floor_call, traffic
+from machine import Disturbance, facts
 from peers import PEERS, BnFast, load_peers
 from report import FLOOR, Record, as_json, print_tables
-from roofs import measure_roofs
 from shapes import GROUPS, select
-from timing import MIN_SAMPLE_NS, Call, measure
-from workload import DTYPES, OPERATIONS, Array, Case
+from timing import MIN_SAMPLE_NS, measure
+from workload import DTYPES, OPERATIONS, Array, Case, Library
+
+from bnfast import _core
 
 LAYOUTS = ("planes", "rows")
 DEFAULT_OPS = ["forward", "backward", "inference", "forward_residual_relu", "dropout"]
@@ -33,28 +35,26 @@ AGREEMENT = {"float64": 1e-6, "float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2
 COMPARED_ELEMENTS = 100_000
 
 
-class DisagreementError(RuntimeError):
-    """Two contenders gave different results for one case."""
+class DisagreementError(AssertionError):
+    """Two libraries gave different results for one case."""
 
 
-def _sample(array: Array) -> Array:
+def sample(array: Array) -> Array:
     """Evenly spaced elements in float64, enough to notice that something else was computed."""
     flat = array.reshape(-1)
     return flat[:: max(1, flat.size // COMPARED_ELEMENTS)].astype(np.float64)
 
 
-def _check_masked(expected: Array, got: Array, case: Case) -> None:
-    """As _check, where the two drew masks of their own: the values that both kept, and how many."""
-    kept = (expected != 0) & (got != 0)
-    _check(expected[kept], got[kept], case)
-    zeros, allowed = (expected == 0).mean() - (got == 0).mean(), 5 * math.sqrt(0.5 / got.size)
-    if not abs(zeros) <= allowed:
-        raise DisagreementError(
-            f"shares of zeros differ by {abs(zeros):.3g}, allowed {allowed:.3g}"
-        )
-
-
-def _check(expected: Array, got: Array, case: Case) -> None:
+def check(expected: Array, got: Array, case: Case) -> None:
+    if case.operation.random:
+        # Each library drew a mask of its own: as many zeros, and the same values where both kept.
+        zeros, allowed = (expected == 0).mean() - (got == 0).mean(), 5 * math.sqrt(0.5 / got.size)
+        if not abs(zeros) <= allowed:
+            raise DisagreementError(
+                f"shares of zeros differ by {abs(zeros):.3g}, allowed {allowed:.3g}"
+            )
+        kept = (expected != 0) & (got != 0)
+        expected, got = expected[kept], got[kept]
     difference = float(np.abs(got - expected).mean())
     allowed = AGREEMENT[case.dtype_name] * float(np.abs(expected).mean())
     # Not "greater than": a NaN must fail.
@@ -62,86 +62,65 @@ def _check(expected: Array, got: Array, case: Case) -> None:
         raise DisagreementError(f"mean difference {difference:.3g}, allowed {allowed:.3g}")
 
 
-def _warm_up(contender: Contender) -> Array:
-    """The first call, which pays for page faults and thread creation, and its result."""
-    return _sample(contender.result(contender.call()))
+def run_case(case: Case, group: str, libraries: list[Library], args: argparse.Namespace) -> Record:
+    """Times one case; the first library is ours, an error of which ends the run.
 
-
-def run_case(
-    case: Case,
-    group: str,
-    ours: BnFast,
-    peers: list[Library],
-    args: argparse.Namespace,
-    l2_bytes: int,
-) -> Record:
-    """Warms up, checks that all agree, and times one case. An error of ours ends the run."""
-    passes = traffic(case, l2_bytes)
-    calls: dict[str, Call] = {}
+    Every call is made once before, which pays for page faults and the creation of threads, and its
+    result is compared with ours.
+    """
+    calls: dict[str, Callable[[], Any]] = {}
     errors: dict[str, str] = {}
-    check_peer = _check_masked if case.operation.random else _check
-    own = ours.contenders(case)
-    expected = _warm_up(own[0])
-    for contender in own[1:]:
-        _check(expected, _warm_up(contender), case)
-    for contender in own:
-        calls[contender.name] = contender.call
-    for peer in peers:
+    expected: Array | None = None
+    for library in libraries:
         try:
-            theirs = peer.contenders(case)
+            found = library.calls(case)
+            results = {mode: library.result(call(), case) for mode, call in found.items()}
         except (RuntimeError, ValueError, TypeError) as error:
-            errors[peer.name] = str(error)
+            if expected is None:
+                raise
+            errors[library.name] = str(error)
             continue
-        for contender in theirs:
-            try:
-                got = _warm_up(contender)
-            except (RuntimeError, ValueError, TypeError) as error:
-                errors[contender.name] = str(error)
-                continue
-            check_peer(expected, got, case)
-            calls[contender.name] = contender.call
-    floor = floor_call(case, passes, ours.stream, args.threads)
+        for mode, result in results.items():
+            got = sample(result)
+            expected = got if expected is None else expected
+            check(expected, got, case)
+            calls[f"{library.name}-{mode}"] = found[mode]
+        del results
+    passes = traffic(case, _core.private_cache_bytes())
+    floor = floor_call(case, passes, args.threads)
     floor()
     disturbance = Disturbance()
     seconds = measure({FLOOR: floor, **calls}, args.rounds, args.min_sample_ns)
-    others = disturbance.share()
     # A copy holds none of the arrays that the case has made.
-    return Record(group, replace(case), passes, seconds, others, errors)
-
-
-def _names(value: str) -> list[str]:
-    return [name for name in value.split(",") if name]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add("--group", type=_names, default=["resnet50"], help=f"all or of: {','.join(GROUPS)}")
-    add("--shapes", type=_names, default=[], help="only these shape names of the groups")
-    add("--layouts", type=_names, default=list(LAYOUTS), help=",".join(LAYOUTS))
-    add("--dtypes", type=_names, default=["float32"], help=",".join(DTYPES))
-    add("--ops", type=_names, default=DEFAULT_OPS, help=f"all or of: {','.join(OPERATIONS)}")
-    add("--peers", type=_names, default=["torch"], help=f"all or of: {','.join(PEERS)}")
-    add("--threads", type=int, default=usable_cores())
-    add("--rounds", type=int, default=15)
-    add("--json", type=Path, help="write the figures to this file")
-    add("--roofs", action="store_true", help="measure what roofline.py needs, for --json")
-    add("--smoke", action="store_true", help="a few seconds, to see that it works: for CI")
-    return parser
+    return Record(group, replace(case), passes, seconds, disturbance.share(), errors)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = _parser()
+    def names(value: str) -> list[str]:
+        return [name for name in value.split(",") if name]
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--group", type=names, default=["resnet50"], help=f"all or of: {','.join(GROUPS)}")
+    add("--shapes", type=names, default=[], help="only these shape names of the groups")
+    add("--layouts", type=names, default=list(LAYOUTS), help=",".join(LAYOUTS))
+    add("--dtypes", type=names, default=["float32"], help=",".join(DTYPES))
+    add("--ops", type=names, default=DEFAULT_OPS, help=f"all or of: {','.join(OPERATIONS)}")
+    add("--peers", type=names, default=["torch"], help=f"all or of: {','.join(PEERS)}")
+    add("--threads", type=int, default=_core.usable_cpus())
+    add("--rounds", type=int, default=15)
+    add("--json", type=Path, help="write the figures to this file")
+    add("--smoke", action="store_true", help="a few seconds, to see that it works: for CI")
     args = parser.parse_args(argv)
-    for option, given, known in (
-        ("--group", args.group, (*GROUPS, "all")),
-        ("--layouts", args.layouts, LAYOUTS),
-        ("--dtypes", args.dtypes, DTYPES),
-        ("--ops", args.ops, (*OPERATIONS, "all")),
-        ("--peers", args.peers, (*PEERS, "all")),
+    for option, known in (
+        ("group", (*GROUPS, "all")),
+        ("layouts", LAYOUTS),
+        ("dtypes", DTYPES),
+        ("ops", (*OPERATIONS, "all")),
+        ("peers", (*PEERS, "all")),
     ):
-        if unknown := [name for name in given if name not in known]:
-            parser.error(f"{option}: got {','.join(unknown)}, expected of {','.join(known)}")
+        if unknown := [name for name in getattr(args, option) if name not in known]:
+            parser.error(f"--{option}: got {','.join(unknown)}, expected of {','.join(known)}")
     args.ops = list(OPERATIONS) if "all" in args.ops else args.ops
     args.peers = list(PEERS) if "all" in args.peers else args.peers
     if args.threads < 1 or args.rounds < 1:
@@ -157,13 +136,11 @@ def main(argv: list[str] | None = None) -> int:
     peers, missing = load_peers(args.peers, args.threads)
     for name, reason in missing.items():
         print(f"{name} left out: {reason}", file=sys.stderr)
-    ours = BnFast(args.threads)
-    l2_bytes = l2_bytes_per_core()
-    versions = {library.name: library.version for library in (ours, *peers)}
-    machine = facts(args.threads, l2_bytes, ours.target, versions)
+    libraries = [BnFast(args.threads), *peers]
+    machine = facts(args.threads, {library.name: library.version for library in libraries})
     for name, value in machine.items():
         print(f"{name}: {value}")
-    if len(machine["openmp_runtimes"]) > 1:  # type: ignore[arg-type]
+    if len(machine["openmp_runtimes"]) > 1:
         print("several OpenMP runtimes: their idle threads disturb each other", file=sys.stderr)
 
     records: list[Record] = []
@@ -178,14 +155,11 @@ def main(argv: list[str] | None = None) -> int:
             # A case per operation: its arrays are freed before the next one's are made.
             case = Case(operation, shape, layout, dtype)
             print(f"{shape.name} {layout} {dtype} {name}", file=sys.stderr)
-            records.append(run_case(case, group, ours, peers, args, l2_bytes))
+            records.append(run_case(case, group, libraries, args))
     print_tables(records)
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key not in ("json", "smoke")}
-        report = as_json(records, machine, settings)
-        if args.roofs:
-            report["roofs"] = measure_roofs(ours.stream, args.threads, l2_bytes)
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        args.json.write_text(json.dumps(as_json(records, machine, settings), indent=1) + "\n")
     return 0
 
 

@@ -72,17 +72,6 @@ GROUPS: dict[str, tuple[Shape, ...]] = {
             7: (32, 48, 128, 160, 192, 256, 320, 384),
         },
     ),
-    # Channels grow by 32 a layer: the ends and the middle of each dense block.
-    "densenet121": _images(
-        32,
-        {
-            112: (64,),
-            56: (64, 128, 160, 256),
-            28: (128, 320, 512),
-            14: (128, 256, 640, 1024),
-            7: (128, 512, 768, 1024),
-        },
-    ),
     "mlp": _matrices((64, 512), (64, 4096), (128, 784), (256, 1024), (1024, 256), (8192, 512)),
     # Plain sizes for what has no channels: 16 MB and 100 MB of float32.
     "stream": _matrices((4000, 1000), (25_000, 1000)),

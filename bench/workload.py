@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,8 +15,7 @@ from shapes import Shape
 Array = NDArray[Any]
 
 EPS = 1e-5
-# Of every dropout, fused or not: the rate at which a mask costs the most random bits to get right.
-RATE = 0.5
+RATE = 0.5  # of dropout
 SEED = 1
 
 
@@ -44,35 +45,24 @@ class Operation:
         return self.kind == "dropout" or (self.kind == "forward" and self.dropout)
 
 
-OPERATIONS: dict[str, Operation] = {
-    operation.name: operation
+_BATCH_NORM = [
+    operation
+    for kind in ("forward", "backward", "inference")
     for operation in (
-        *(
-            operation
-            for kind in ("forward", "backward", "inference")
-            for operation in (
-                Operation(kind),
-                Operation(kind, relu=True),
-                Operation(kind, residual=True, relu=True),
-            )
-        ),
-        Operation("forward", relu=True, dropout=True),
-        Operation("backward", relu=True, dropout=True),
-        Operation("dropout"),
-        Operation("dropout_backward"),
+        Operation(kind),
+        Operation(kind, relu=True),
+        Operation(kind, residual=True, relu=True),
     )
-}
+]
+_DROPOUT = [
+    Operation("forward", relu=True, dropout=True),
+    Operation("backward", relu=True, dropout=True),
+    Operation("dropout"),
+    Operation("dropout_backward"),
+]
+OPERATIONS = {operation.name: operation for operation in (*_BATCH_NORM, *_DROPOUT)}
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        import ml_dtypes  # only this dtype needs the package
-
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
-    return np.dtype(name)
 
 
 @dataclass(frozen=True)
@@ -81,12 +71,16 @@ class Case:
 
     operation: Operation
     shape: Shape
-    layout: str
+    layout: str  # "planes": channels second; "rows": channels last
     dtype_name: str
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return numpy_dtype(self.dtype_name)
+        if self.dtype_name == "bfloat16":
+            import ml_dtypes  # only this dtype needs the package
+
+            return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(self.dtype_name)
 
     @property
     def nbytes(self) -> int:
@@ -94,11 +88,18 @@ class Case:
 
     @property
     def axis(self) -> int:
+        """Of the channels."""
         return 1 if self.layout == "planes" else -1
 
     @property
-    def activation(self) -> str | None:
-        return "relu" if self.operation.relu else None
+    def reduced_axes(self) -> tuple[int, ...]:
+        return tuple(axis for axis in range(self.x.ndim) if axis != self.axis % self.x.ndim)
+
+    def broadcast(self, per_channel: Any) -> Any:
+        """One number a channel, in a shape that broadcasts against x."""
+        dims = [1] * self.x.ndim
+        dims[self.axis] = -1
+        return per_channel.reshape(dims)
 
     @property
     def channel_dtype(self) -> type[np.floating[Any]]:
@@ -107,9 +108,8 @@ class Case:
     def _normal(self, seed: int) -> Array:
         # float32 draws in every dtype: comparable data, and float64 arrays whose bytes, read as
         # float32 by the floor's kernel, hold no denormals (which would slow its additions).
-        values = np.random.default_rng(seed).standard_normal(
-            self.shape.dims(self.layout), dtype=np.float32
-        )
+        dims = self.shape.dims(self.layout)
+        values = np.random.default_rng(seed).standard_normal(dims, dtype=np.float32)
         return values.astype(self.dtype, copy=False)
 
     def _per_channel(self, seed: int, low: float, high: float) -> Array:
@@ -130,7 +130,7 @@ class Case:
 
     @cached_property
     def out(self) -> Array:
-        """The destination of every contender that writes into a given array."""
+        """The destination of every call that writes into a given array."""
         return np.zeros_like(self.x)
 
     @cached_property
@@ -152,7 +152,7 @@ class Case:
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """The elements that bnfast keeps, for a peer whose backward takes the mask."""
-        import bnfast  # a case without dropout needs no library
+        import bnfast
 
         return bnfast.dropout_mask(self.shape.dims(self.layout), RATE, seed=SEED)
 
@@ -160,9 +160,25 @@ class Case:
         """The large arrays that the operation reads."""
         if self.operation.kind == "dropout_backward":
             return [self.dy]
-        arrays = [self.x]
-        if self.operation.kind == "backward":
-            arrays.append(self.dy)
-        if self.residual is not None:
-            arrays.append(self.residual)
-        return arrays
+        dy = [self.dy] if self.operation.kind == "backward" else []
+        residual = [] if self.residual is None else [self.residual]
+        return [self.x, *dy, *residual]
+
+
+class Library(ABC):
+    """What is compared: a library on a number of threads, which its constructor takes."""
+
+    name: str
+    version: str
+
+    @abstractmethod
+    def calls(self, case: Case) -> dict[str, Callable[[], Any]]:
+        """What is timed: "out" writes into a given array, "fresh" allocates its result.
+
+        Empty where the library has no such operation.
+        """
+
+    def result(self, returned: Any, case: Case) -> Array:
+        """Y or dx, laid out as case.x, from what a call has returned."""
+        array: Array = returned
+        return array
