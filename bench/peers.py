@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from peer_jax import Jax
 from peer_numpy import NumPy
 from peer_torch import OneDnn, Torch, TorchCompile
 from workload import EPS, RATE, SEED, Array, Case, Library
@@ -63,7 +62,6 @@ PEERS: dict[str, Callable[[int], Library]] = {
     "torch": Torch,
     "torch-compile": TorchCompile,
     "onednn": OneDnn,
-    "jax": Jax,
     "numpy": NumPy,
 }
 
