@@ -70,28 +70,30 @@ def facts(num_threads: int, versions: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _busy_seconds() -> float:
-    """CPU time that this machine has spent on other programs, or lost to other machines."""
-    # The first line of the file: user nice system idle iowait irq softirq steal ...
-    ticks = [int(field) for field in _read("/proc/stat").partition("\n")[0].split()[1:9]]
-    busy = (sum(ticks) - sum(ticks[3:5])) / os.sysconf("SC_CLK_TCK")
+def _others_seconds() -> float:
+    """CPU time that the usable cores have given to other programs, or lost to other machines."""
+    usable = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks = 0
+    for line in _read("/proc/stat").splitlines():
+        name, *fields = line.split()
+        if name in usable:
+            user, nice, system, _idle, _iowait, *interrupts_and_steal = map(int, fields[:8])
+            ticks += user + nice + system + sum(interrupts_and_steal)
     own = os.times()
-    return busy - own.user - own.system - own.children_user - own.children_system
+    own_seconds = own.user + own.system + own.children_user + own.children_system
+    return ticks / os.sysconf("SC_CLK_TCK") - own_seconds
 
 
 class Disturbance:
-    """The share of the machine's cores that other programs have taken since it was made.
+    """The share of the usable cores that other programs have taken since it was made.
 
     A thread that waits for a preempted partner loses whole scheduler ticks, which makes threaded
     calls of microseconds look hundreds of times slower: such figures are not worth keeping.
     """
 
     def __init__(self) -> None:
-        self._wall, self._busy = time.monotonic(), _busy_seconds()
+        self._wall, self._others = time.monotonic(), _others_seconds()
 
     def share(self) -> float:
-        """0 where the system does not tell."""
-        if not _read("/proc/stat"):
-            return 0.0
-        wall, busy = time.monotonic() - self._wall, _busy_seconds() - self._busy
-        return max(0.0, busy) / (wall * _core.usable_cpus())
+        wall, others = time.monotonic() - self._wall, _others_seconds() - self._others
+        return max(0.0, others) / (wall * _core.usable_cpus())
