@@ -88,7 +88,7 @@ class Case:
 
     @property
     def axis(self) -> int:
-        """Of the channels."""
+        """The channel axis."""
         return 1 if self.layout == "planes" else -1
 
     @property
