@@ -1,20 +1,28 @@
-"""Arrays to test with: every dtype, every kind of view; and how far a result may be off."""
+"""Arrays of every dtype and kind of view to test with, and how far results may be off."""
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import reference
 from hypothesis import strategies as st
 
-Wide = np.longdouble
+import bnfast
+
+Wide = reference.Wide
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]
 ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "elu"]
 SMOOTH = [None, "sigmoid", "tanh", "silu", "gelu", "elu"]
+# The SIMD builds to test: all that this machine can run, or the one chosen from outside.
+TARGETS = [bnfast.active_target()] if "BNFAST_TARGET" in os.environ else list(bnfast.targets())
 VIEWS = ["C", "F", "channels_last", "strided", "negative", "broadcast", "unaligned"]
 
 
@@ -75,6 +83,20 @@ def assert_near(got: np.ndarray, want: Any, scale: Any, units: float = 16) -> No
             f"{bad.sum()} of {bad.size} are off: at {at} got {got[at]}, want {want[at]}, "
             f"difference {off[at]}, allowed {allowed}"
         )
+
+
+def assert_same_bits(got: Iterable[Any], want: Iterable[Any]) -> None:
+    """Arrays of two calls, or None, are alike in dtype, shape and every bit."""
+    for a, b in zip(got, want, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+            assert a.tobytes() == b.tobytes(), f"{np.sum(a != b)} of {a.size} differ"
+
+
+def numbers(shape: tuple[int, ...], dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
+    """Normal numbers, of mean 1 and deviation 2."""
+    return np.asarray(np.random.default_rng(seed).normal(1, 2, shape)).astype(dtype)
 
 
 def per_channel(values: Any, ndim: int, axis: int) -> np.ndarray:
@@ -179,3 +201,104 @@ def away_from_kinks(case: Case, ctx: Any) -> bool:
     size = z_size(case, ctx)
     safe = np.abs(ctx.z) > 64 * unit_roundoff(case.x.dtype) * size
     return bool(np.all(safe | ((ctx.z == 0) & (ctx.centred == 0))))
+
+
+# --- calls against the textbook -------------------------------------------------------------------
+
+
+def check_forward(case: Case, out: np.ndarray | None = None) -> None:
+    """Compare y and the statistics with the textbook's."""
+    before = case.x.tobytes()
+    y, ctx = bnfast.batch_norm(case.x, case.gamma, case.beta, out=out, **case.options)
+    want, ref = reference.batch_norm(case.x, case.gamma, case.beta, **case.options)
+    assert y.dtype == case.x.dtype and y.shape == case.x.shape
+    assert out is None or y is out
+    assert_near(y, want, np.abs(want) + 1.2 * spread(z_size(case, ref), case.x, case.axis))
+    assert case.x.tobytes() == before
+
+    count, mean, var = reference.moments(case.x, axis=case.axis, where=case.options.get("where"))
+    assert (ctx.moments.count == count).all()
+    for got in (ctx.mean, ctx.var, ctx.invstd):
+        assert got.dtype == channel_dtype(case.x.dtype)
+    if count == 0:
+        assert not ctx.moments.mean.any() and not ctx.moments.m2.any()
+        return
+    largest = np.abs(mean) + np.sqrt(var)
+    assert_near(ctx.moments.mean, mean, largest)
+    assert_near(ctx.moments.var(), var, var, units=1e4)
+    assert_near(ctx.mean, mean, largest)
+    assert_near(ctx.var, var, var, units=1e4 if case.x.dtype == np.float64 else 2)
+    assert_near(ctx.invstd, ref.invstd[:, 0], ref.invstd[:, 0], units=1e4)
+
+
+def check_gradients(case: Case, grads: bnfast.BatchNormGrads, ctx, frozen=False) -> None:
+    """Compare gradients with the textbook's; `ctx` is the reference's."""
+    dx, dgamma, dbeta, dresidual = reference.batch_norm_backward(case.dy, ctx, frozen=frozen)
+    dtype = case.x.dtype
+    assert grads.dx.dtype == dtype and grads.dx.shape == case.x.shape
+    # Errors of dz: a few roundings, and those of z times the second derivative (at most 1).
+    dy = np.where(ctx.kept, reference.channels_first(case.dy, case.axis), 0)
+    dz = np.abs(dy) * (1.2 + z_size(case, ctx))
+    normalised = np.abs(ctx.centred * ctx.invstd)
+    most = functools.partial(np.max, axis=1, keepdims=True, initial=0)
+    scale = np.abs(ctx.gamma * ctx.invstd) * most(dz) * (2 + most(normalised)) + 0 * dz
+    if frozen:
+        scale = np.abs(ctx.gamma * ctx.invstd) * dz
+    assert_near(grads.dx, dx, spread(scale, case.x, case.axis), units=24)
+    for got, want, parameter, terms in (
+        (grads.dgamma, dgamma, case.gamma, dz * normalised),
+        (grads.dbeta, dbeta, case.beta, dz),
+    ):
+        if parameter is None:
+            assert got is None
+        else:
+            assert got.dtype == channel_dtype(dtype)
+            assert_near(got, want, terms.sum(1), units=24)
+    if "residual" not in case.options:
+        assert grads.dresidual is None
+    else:
+        assert grads.dresidual.dtype == dtype
+        assert_near(grads.dresidual, dresidual, spread(dz, case.x, case.axis), units=24)
+    masked = spread(np.broadcast_to(~ctx.kept, dz.shape), case.x, case.axis)
+    assert not grads.dx[masked].any()
+
+
+# --- bits of all results --------------------------------------------------------------------------
+
+
+def every_result(case: Case) -> dict[str, np.ndarray]:
+    """All results of all functions for one input, by name."""
+    x, options, axis = case.x, case.options, case.axis
+    y, ctx = bnfast.batch_norm(x, case.gamma, case.beta, **options)
+    sums = bnfast.batch_norm_backward_sums(case.dy, ctx)
+    measured = bnfast.moments(x, axis=axis, where=options.get("where"))
+    assert measured == ctx.moments
+    results = {"y": y, "mean": ctx.mean, "var": ctx.var, "invstd": ctx.invstd}
+    results |= bnfast.batch_norm_backward(case.dy, ctx)._asdict()
+    results |= {f"moments {k}": a for k, a in enumerate(measured._arrays())}
+    results |= {f"sums {k}": a for k, a in enumerate(sums._arrays())}
+
+    fixed = {k: v for k, v in options.items() if k not in ("where", "dropout", "seed")}
+    stats = np.linspace(0.5, 2, 2 * x.shape[axis]).reshape(2, -1)
+    results["inference"] = bnfast.batch_norm_inference(x, *stats, case.gamma, case.beta, **fixed)
+    results["frozen"], ctx = bnfast.batch_norm_frozen(x, *stats, case.gamma, case.beta, **fixed)
+    of_frozen = bnfast.batch_norm_backward(case.dy, ctx)._asdict()
+    results |= {f"frozen {name}": a for name, a in of_frozen.items()}
+
+    results["dropped"], dropped = bnfast.dropout(x, 0.4, seed=1)
+    results["dropped dx"] = bnfast.dropout_backward(case.dy, dropped)
+    return {name: a for name, a in results.items() if a is not None}
+
+
+def bits(a: np.ndarray) -> bytes:
+    """Bytes in logical order; NaN is NaN, its sign and payload are not promised."""
+    nan = np.isnan(a)
+    return (np.where(nan, np.array(np.nan, a.dtype), a) if nan.any() else a).tobytes()
+
+
+def bits_of_every_result(case: Case) -> dict[str, bytes]:
+    return {name: bits(a) for name, a in every_result(case).items()}
+
+
+def assert_equal_bits(got: dict[str, bytes], want: dict[str, bytes]) -> None:
+    assert [name for name in want if got[name] != want[name]] == []

@@ -1,10 +1,11 @@
-"""What all tests share: hypothesis without deadlines, and one test for each SIMD target."""
+"""What all tests share: the marker `core`, hypothesis without deadlines, runs on each target."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from cases import TARGETS
 from hypothesis import HealthCheck, settings
 
 import bnfast
@@ -17,8 +18,14 @@ settings.register_profile(
 settings.load_profile("bnfast")
 
 
-@pytest.fixture(params=bnfast.targets())
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "core: of compiled code; .ci/run runs it on every SIMD target and sanitized"
+    )
+
+
+@pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test once for every SIMD build that this machine can run."""
+    """Run the test once for every SIMD build."""
     with bnfast.use_target(request.param):
         yield request.param

@@ -1,4 +1,4 @@
-"""The context that forward leaves for backward: copied and pickled, it gives the same gradients."""
+"""A context gives the same gradients however often it is used, copied or pickled."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import DTYPES, cases
-from hypothesis import given
+from cases import DTYPES, assert_same_bits, cases, numbers
+from hypothesis import given, settings
 
 import bnfast
+
+pytestmark = pytest.mark.core
 
 COPIES = {
     "copy": copy.copy,
@@ -19,24 +21,18 @@ COPIES = {
 }
 
 
-def assert_same(got, want):
-    for a, b in zip(got, want, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
 @pytest.mark.parametrize("how", COPIES)
+@settings(max_examples=30)
 @given(case=cases())
 def test_a_copy_gives_the_same_gradients(how, case):
     options = {"dropout": 0.25, "seed": 7, **case.options}
     ctx = bnfast.batch_norm(case.x, case.gamma, case.beta, **options)[1]
     other = COPIES[how](ctx)
     dy = np.ascontiguousarray(case.dy)
-    assert_same(bnfast.batch_norm_backward(dy, other), bnfast.batch_norm_backward(dy, ctx))
+    assert_same_bits(bnfast.batch_norm_backward(dy, other), bnfast.batch_norm_backward(dy, ctx))
     assert bnfast.batch_norm_backward_sums(dy, other) == bnfast.batch_norm_backward_sums(dy, ctx)
     assert other.moments == ctx.moments and (other.seed, other.offset) == (7, 0)
-    assert_same([other.mean, other.var, other.invstd], [ctx.mean, ctx.var, ctx.invstd])
+    assert_same_bits([other.mean, other.var, other.invstd], [ctx.mean, ctx.var, ctx.invstd])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -52,7 +48,7 @@ def test_contexts_of_every_kind(dtype):
     contexts.append(bnfast.batch_norm(over, gamma, beta, out=over, activation="leaky_relu")[1])
     for ctx in contexts:
         other = pickle.loads(pickle.dumps(ctx))
-        assert_same(bnfast.batch_norm_backward(dy, other), bnfast.batch_norm_backward(dy, ctx))
+        assert_same_bits(bnfast.batch_norm_backward(dy, other), bnfast.batch_norm_backward(dy, ctx))
 
 
 def test_statistics_of_another_batch_still_need_its_sums():
@@ -95,7 +91,7 @@ def test_the_order_of_x_in_memory_is_kept():
     other = pickle.loads(pickle.dumps(ctx))
     got, want = bnfast.batch_norm_backward(dy, other), bnfast.batch_norm_backward(dy, ctx)
     assert got.dx.strides == want.dx.strides
-    assert_same(got, want)
+    assert_same_bits(got, want)
 
 
 def test_a_context_without_its_state_is_refused():
@@ -105,3 +101,26 @@ def test_a_context_without_its_state_is_refused():
     for name in ("moments", "mean", "var", "invstd", "seed", "offset"):
         with pytest.raises(TypeError):
             getattr(empty, name)
+
+
+@pytest.mark.parametrize("activation", ["silu", None])
+def test_a_context_is_used_any_number_of_times(activation):
+    x = numbers((9, 4))
+    _, ctx = bnfast.batch_norm(x, np.ones(4), np.ones(4), activation=activation)
+    first, second = (bnfast.batch_norm_backward(x, ctx) for _ in range(2))
+    assert_same_bits(first, second)
+
+
+def test_the_context_of_dropout_holds_numbers_only():
+    x = numbers((4, 5))
+    _, ctx = bnfast.dropout(
+        x, np.float32(0.5), seed=np.int64(4), offset=np.int64(6), broadcast_axes=[np.int64(1)]
+    )
+    assert ctx == bnfast.DropoutContext((4, 5), 0.5, 4, 6, "inverted", (1,))
+    assert [type(v) for v in (ctx.rate, ctx.seed, ctx.offset)] == [float, int, int]
+    assert not hasattr(ctx, "__dict__")
+    with pytest.raises(AttributeError):
+        ctx.seed = 5
+    loaded = pickle.loads(pickle.dumps(ctx))
+    assert loaded == ctx
+    assert_same_bits([bnfast.dropout_backward(x, loaded)], [bnfast.dropout_backward(x, ctx)])

@@ -1,4 +1,4 @@
-"""fold_batch_norm: the folded layer against layer-then-batch-norm, dtypes and errors."""
+"""A folded layer computes what the layer and the batch norm behind it do."""
 
 from __future__ import annotations
 

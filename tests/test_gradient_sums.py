@@ -1,28 +1,102 @@
-"""Sums of gradients: about zero where that is exact enough, centred where it is not."""
+"""Sums of gradients: the textbook's, to float64 in all layouts, and of parts those of the whole."""
 
-import ml_dtypes
+from __future__ import annotations
+
 import numpy as np
 import pytest
+import reference
+from borders import THRESHOLDS
+from cases import (
+    ACTIVATIONS,
+    BFLOAT16,
+    DTYPES,
+    TARGETS,
+    assert_near,
+    away_from_kinks,
+    cases,
+    per_channel,
+    unit_roundoff,
+    z_size,
+)
+from hypothesis import assume, given, settings
 
 import bnfast
 
-# (shape, axis): planes, long planes, rows, short planes and narrow rows that are walked several at
-# once.
+pytestmark = pytest.mark.core
+
+
+@settings(max_examples=150)
+@given(cases())
+def test_sums_are_the_textbook(case):
+    _, ctx = bnfast.batch_norm(case.x, case.gamma, case.beta, **case.options)
+    _, ref = reference.batch_norm(case.x, case.gamma, case.beta, **case.options)
+    assume(away_from_kinks(case, ref))
+    sums = bnfast.batch_norm_backward_sums(case.dy, ctx)
+    count, sum_dy, sum_dy_xmu = reference.backward_sums(case.dy, ref)
+    assert (sums.count == count).all()
+    unit = unit_roundoff(case.x.dtype)
+    dy = np.where(ref.kept, reference.channels_first(case.dy, case.axis), 0)
+    terms = np.abs(dy) * (1.2 + z_size(case, ref))
+    assert (np.abs(sums.sum_dy - sum_dy) <= 24 * unit * terms.sum(1)).all()
+    bound = 24 * unit * (terms * np.abs(ref.centred)).sum(1) + 1e-300
+    assert (np.abs(sums.sum_dy_xmu - sum_dy_xmu) <= bound).all()
+    # The sums of the batch itself change nothing.
+    plain, given_sums = (bnfast.batch_norm_backward(case.dy, ctx, sums=s) for s in (None, sums))
+    assert plain.dx.tobytes() == given_sums.dx.tobytes()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_synchronised_halves_give_the_whole(dtype, activation, masked):
+    generator = np.random.default_rng(2)
+    whole, dy, residual = generator.normal(1, 2, (3, 12, 5, 7)).astype(dtype)
+    gamma, beta = generator.normal(1, 0.3, (2, 5))
+    where = generator.random((12, 1, 7)) < 0.7 if masked else None
+    options = {"activation": activation}
+    _, ctx = bnfast.batch_norm(whole, gamma, beta, residual=residual, where=where, **options)
+    want = bnfast.batch_norm_backward(dy, ctx)
+    parts = [slice(0, 4), slice(4, 12)]
+    masks = [None if where is None else where[part] for part in parts]
+    total = sum(
+        (bnfast.moments(whole[p], where=w) for p, w in zip(parts, masks, strict=True)),
+        start=bnfast.Moments.empty(5),
+    )
+    contexts = [
+        bnfast.batch_norm(
+            whole[p], gamma, beta, residual=residual[p], where=w, stats=total, **options
+        )[1]
+        for p, w in zip(parts, masks, strict=True)
+    ]
+    sums = sum(
+        (bnfast.batch_norm_backward_sums(dy[p], c) for p, c in zip(parts, contexts, strict=True)),
+        start=bnfast.GradientSums.empty(5),
+    )
+    dgamma, dbeta = np.zeros(5), np.zeros(5)
+    for part, context in zip(parts, contexts, strict=True):
+        grads = bnfast.batch_norm_backward(dy[part], context, sums=sums)
+        assert_near(grads.dx, want.dx[part], np.abs(want.dx).max(), units=32)
+        assert_near(grads.dresidual, want.dresidual[part], np.abs(want.dresidual).max(), units=32)
+        dgamma += grads.dgamma
+        dbeta += grads.dbeta
+        with pytest.raises(ValueError, match="batch_norm_backward: sums is None, expected"):
+            bnfast.batch_norm_backward(dy[part], context)
+    assert_near(dgamma.astype(dtype), want.dgamma, np.abs(want.dgamma).max() * 10)
+    assert_near(dbeta.astype(dtype), want.dbeta, np.abs(want.dbeta).max() * 10)
+
+
+# --- about zero, or about the mean ----------------------------------------------------------------
+
+# (shape, axis): those below the thresholds are walked several planes or rows at once.
 LAYOUTS = {
-    "planes": ((6, 20, 9, 7), 1),
-    "long planes": ((2, 3, 80, 70), 1),
-    "rows": ((70, 20), 1),
-    "channels last": ((5, 6, 7, 20), -1),
+    "planes": ((6, 20, THRESHOLDS["short_plane_of_many"] + 13), 1),
+    "long planes": ((2, 3, THRESHOLDS["block_elements"] + 1504), 1),
+    "rows": ((70, THRESHOLDS["narrow_rows"] + 4), 1),
+    "channels last": ((5, 6, 7, THRESHOLDS["narrow_rows"] + 4), -1),
     "short planes": ((9, 20, 3, 3), 1),
     "narrow rows": ((90, 5), 1),
 }
-DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
-
-
-def per_channel(values, x, axis):
-    shape = [1] * x.ndim
-    shape[axis] = -1
-    return np.asarray(values).reshape(shape)
+NARROW = [np.float32, np.float16, BFLOAT16]  # summed about zero; float64 is centred always
 
 
 def problem(layout, dtype=np.float32, ratios=(0.0, 3.0, 300.0, 0.0, 2000.0), seed=3):
@@ -31,7 +105,7 @@ def problem(layout, dtype=np.float32, ratios=(0.0, 3.0, 300.0, 0.0, 2000.0), see
     rng = np.random.default_rng(seed)
     channels = shape[axis]
     means = np.resize(np.asarray(ratios), channels)
-    x = rng.standard_normal(shape) + per_channel(means, np.empty(shape), axis)
+    x = rng.standard_normal(shape) + per_channel(means, len(shape), axis)
     return x.astype(dtype), rng.standard_normal(shape).astype(dtype), axis
 
 
@@ -40,12 +114,14 @@ def exact_sums(x, dy, ctx, axis):
     wide = np.longdouble
     axes = tuple(a for a in range(x.ndim) if a != axis % x.ndim)
     moments = ctx.moments
-    centred = x.astype(wide) - per_channel(moments.mean.astype(wide) + moments.mean_low, x, axis)
+    centred = x.astype(wide) - per_channel(
+        moments.mean.astype(wide) + moments.mean_low, x.ndim, axis
+    )
     products = dy.astype(wide) * centred
     return products.sum(axis=axes), np.abs(products).sum(axis=axes)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_sums_are_closer_than_float32_would_be(layout, dtype):
     x, dy, axis = problem(layout, dtype)
@@ -100,7 +176,7 @@ def test_both_ways_of_summing_give_the_same_bits_on_every_target_and_thread_coun
     repeats = -(-70_000 // x.size)
     x, dy = (np.concatenate([a] * repeats) for a in (x, dy))
     results = []
-    for target in bnfast.targets():
+    for target in TARGETS:
         for threads in (1, 2, 3):
             with bnfast.use_target(target), bnfast.num_threads(threads):
                 _, ctx = bnfast.batch_norm(x, axis=axis)
@@ -163,7 +239,7 @@ def test_channels_are_centred_from_65536_deviations_on(layout, ratio, is_centred
     exact, scale = exact_sums(x, dy, ctx, axis)
     high = ctx.moments.mean.astype(np.float32)
     low = (ctx.moments.mean - high).astype(np.float32)
-    centred = (x - per_channel(high, x, axis)) - per_channel(low, x, axis)
+    centred = (x - per_channel(high, x.ndim, axis)) - per_channel(low, x.ndim, axis)
     axes = tuple(a for a in range(x.ndim) if a != axis % x.ndim)
     rounded = (dy.astype(np.longdouble) * centred).sum(axis=axes)
     got = bnfast.batch_norm_backward_sums(dy, ctx).sum_dy_xmu

@@ -1,4 +1,4 @@
-"""Training with y written over x: the same y, and gradients from y alone."""
+"""Training with y written over x gives the same y, and gradients from y alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import tracemalloc
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import BFLOAT16, DTYPES, VIEWS, Case, as_view, cases, channel_dtype, per_channel
+from cases import BFLOAT16, DTYPES, TARGETS, VIEWS, Case, as_view, cases, channel_dtype, per_channel
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import bnfast
+
+pytestmark = pytest.mark.core
 
 ACTIVATIONS = [None, "leaky_relu", "elu"]
 
@@ -76,7 +78,7 @@ def check_near_ordinary(case: Case, got: bnfast.BatchNormGrads, ctx, want) -> No
             assert (np.abs(mine.astype(np.float64) - theirs) <= bound).all()
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(invertible())
 def test_in_place_is_the_ordinary_path(case):
     case.x = np.ascontiguousarray(case.x)  # one layout: bit for bit
@@ -126,11 +128,11 @@ def arrays(dtype, shape=(6, 37, 15, 17), seed=0):
 def test_bits_of_threads_and_targets(dtype, activation, axis):
     if activation == "elu" and dtype.itemsize == 2:
         pytest.skip("elu cannot be undone from 16 bits")
-    x, dy, gamma, beta = arrays(dtype, (6, 37, 85, 87))
+    x, dy, gamma, beta = arrays(dtype, (6, 37, 25, 27))
     if axis == -1:
         x, dy = (np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, dy))
     seen = set()
-    for threads, target in itertools.product((1, 2, 3), bnfast.targets()):
+    for threads, target in itertools.product((1, 2, 3), TARGETS):
         memory = x.copy()
         with bnfast.num_threads(threads), bnfast.use_target(target):
             y, ctx = bnfast.batch_norm(

@@ -1,4 +1,4 @@
-"""Moments and GradientSums: merging against exact rational arithmetic, bytes, pickles, errors."""
+"""Moments and GradientSums merge as exact arithmetic does, and keep their bits as bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets: each system's written update rule, in plain NumPy, against the layer it sets up."""
+"""Presets follow the update rule that each system has written down."""
 
 from __future__ import annotations
 

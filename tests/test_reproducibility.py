@@ -1,127 +1,69 @@
-"""The same bits for any threads, SIMD target, strides, calling thread, and in a forked child."""
+"""The same bits for any number of threads, SIMD target, calling thread, and in a forked child."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, as_view, cases
+from borders import LARGE, SMALL
+from cases import DTYPES, Case, assert_equal_bits, bits_of_every_result, cases, numbers
 from hypothesis import given, settings
+from programs import python
 
 import bnfast
 
-# Above the sizes where work is shared out, on both sides of what fits into a core's cache.
-SHAPES = [
-    ((8, 16, 41, 41), 1),
-    ((2, 3, 40001), 1),
-    ((120, 64, 7, 7), 1),
-    ((15011, 16), 1),
-    ((900, 300), 1),
-    ((250001,), 0),
-    ((40011, 3), 1),
-    ((60, 300, 3, 3), 1),
-    ((1, 1, 200007), 1),
-]
-THREADS = [1, 2, 3, 5]
 
-
-def everything(case: dict[str, Any]) -> dict[str, bytes]:
-    """The bytes of all results of forward, backward and inference."""
-    x, dy, gamma, beta, options = (case[k] for k in ("x", "dy", "gamma", "beta", "options"))
-    channels = x.shape[options["axis"]]
-    y, ctx = bnfast.batch_norm(x, gamma, beta, **options)
-    moments = bnfast.moments(x, axis=options["axis"], where=options.get("where"))
-    sums = bnfast.batch_norm_backward_sums(dy, ctx)
-    grads = bnfast.batch_norm_backward(dy, ctx)
-    rest = {k: v for k, v in options.items() if k != "where"}
-    with np.errstate(invalid="ignore"):
-        inferred = bnfast.batch_norm_inference(x, *np.ones((2, channels)), gamma, beta, **rest)
-    arrays = {"y": y, "inference": inferred, "mean": ctx.mean, "var": ctx.var, "invstd": ctx.invstd}
-    arrays |= {name: a for name, a in grads._asdict().items() if a is not None}
-    result = {name: bits(a) for name, a in arrays.items()}
-    return result | {
-        "moments": moments.to_bytes(),
-        "of ctx": ctx.moments.to_bytes(),
-        "sums": sums.to_bytes(),
-    }
-
-
-def bits(a: np.ndarray) -> bytes:
-    """Bytes in logical order; NaN is NaN, its sign and payload are not promised."""
-    return np.where(np.isnan(a), np.array(np.nan, a.dtype), a).tobytes()
-
-
-def large_case(shape, axis, dtype, masked=False) -> dict[str, Any]:
-    generator = np.random.default_rng(0)
-    x, dy, residual = (generator.normal(1, 2, shape).astype(dtype) for _ in range(3))
+def case_of(shape, axis, dtype=np.float32, masked=False) -> Case:
+    x, dy, residual = (numbers(shape, dtype, seed) for seed in range(3))
     options: dict[str, Any] = {"axis": axis, "residual": residual, "activation": "silu"}
     if masked:
-        mask_shape = [1 if d == axis else n for d, n in enumerate(shape)]
-        options["where"] = generator.random(mask_shape) < 0.8
-    gamma, beta = generator.normal(1, 0.3, (2, shape[axis]))
-    return {"x": x, "dy": dy, "gamma": gamma, "beta": beta, "options": options}
+        mask_shape = [1 if d == axis % len(shape) else n for d, n in enumerate(shape)]
+        options["where"] = np.random.default_rng(3).random(mask_shape) < 0.8
+    return Case(x, dy, *numbers((2, shape[axis]), np.float64), options)
 
 
-def assert_equal(got: dict[str, bytes], want: dict[str, bytes]) -> None:
-    assert [name for name in want if got[name] != want[name]] == []
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("shape", "axis"), SHAPES)
-def test_threads_and_targets(shape, axis, dtype, masked):
-    case = large_case(shape, axis, dtype, masked)
+def check_threads_and_targets(case: Case, threads: tuple[int, ...]) -> None:
     with bnfast.num_threads(1):
-        want = everything(case)
-    assert want["moments"] == want["of ctx"]
+        want = bits_of_every_result(case)
     for target in bnfast.targets():
-        for threads in THREADS if target == bnfast.active_target() else (1, 3):
-            with bnfast.use_target(target), bnfast.num_threads(threads):
-                assert_equal(everything(case), want)
+        for n in threads if target == bnfast.active_target() else threads[-1:]:
+            with bnfast.use_target(target), bnfast.num_threads(n):
+                assert_equal_bits(bits_of_every_result(case), want)
+
+
+@pytest.mark.parametrize(("shape", "axis"), LARGE)
+def test_threads_and_targets(shape, axis):
+    check_threads_and_targets(case_of(shape, axis), (2, 5, 3))
+
+
+@pytest.mark.parametrize(("shape", "axis"), LARGE[1::3])
+def test_threads_and_targets_with_where(shape, axis):
+    check_threads_and_targets(case_of(shape, axis, masked=True), (2, 3))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"activation": "relu", "dropout": 0.3, "seed": 5}], ids=["plain", "dropout"]
+)
+def test_threads_and_targets_on_shapes_of_every_kind(dtype, options):
+    for shape, axis in SMALL:
+        case = case_of(shape, axis, dtype)
+        case.options |= options
+        check_threads_and_targets(case, (3,))
 
 
 @settings(max_examples=150)
 @given(cases())
 def test_targets_on_small_arrays(case):
-    arguments = vars(case)
-    want = everything(arguments)
-    for target in bnfast.targets():
-        with bnfast.use_target(target):
-            assert_equal(everything(arguments), want)
-
-
-@pytest.mark.parametrize("view", ["strided", "negative", "unaligned"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    ("shape", "axis"), [((9, 5, 700), 1), ((700, 9), 1), ((6, 3, 8, 9), 1), ((5000,), 0)]
-)
-def test_strides_of_the_same_layout(shape, axis, dtype, view):
-    case = large_case(shape, axis, dtype, masked=True)
-    want = everything(case)
-    other = dict(case, x=as_view(case["x"], view), dy=as_view(case["dy"], view))
-    assert_equal(everything(other), want)
-
-
-@pytest.mark.parametrize("order", [(0, 2, 3, 1), (3, 2, 1, 0), (1, 0, 2, 3)])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_strided_views_in_another_order(order, dtype):
-    shape = (4, 9, 6, 7)
-    memory = np.random.default_rng(1).normal(size=[2 * shape[d] for d in order]).astype(dtype)
-    x = memory[tuple(slice(1, None, 2) for _ in order)].transpose(np.argsort(order))
-    assert x.shape == shape
-    dense = x.copy(order="K")
-    rest = {"gamma": None, "beta": np.ones(9), "options": {"axis": 1}}
-    want = everything({"x": dense, "dy": dense, **rest})
-    assert_equal(everything({"x": x, "dy": x, **rest}), want)
+    check_threads_and_targets(case, (1,))
 
 
 def test_from_several_python_threads_at_once():
-    jobs = [large_case(shape, axis, np.float32) for shape, axis in SHAPES[:4]]
-    want = [everything(job) for job in jobs]
+    jobs = [case_of(shape, axis) for shape, axis in LARGE[::4]]
+    want = [bits_of_every_result(job) for job in jobs]
     start = threading.Barrier(len(jobs))
     wrong: list[Any] = []
 
@@ -129,7 +71,7 @@ def test_from_several_python_threads_at_once():
         try:
             start.wait(30)
             for _ in range(4):
-                assert_equal(everything(jobs[k]), want[k])
+                assert_equal_bits(bits_of_every_result(jobs[k]), want[k])
         except BaseException as error:
             wrong.append(error)
 
@@ -172,8 +114,5 @@ assert bnfast.batch_norm(x)[0].tobytes() == want  # the parent goes on
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 @pytest.mark.parametrize("how", ["os.fork", "multiprocessing"])
 def test_a_forked_child_computes(how):
-    script = FORK.replace("{how}", how)
-    done = subprocess.run(
-        [sys.executable, "-c", script], timeout=120, capture_output=True, text=True
-    )
+    done = python("-c", FORK.replace("{how}", how))
     assert done.returncode == 0, (done.returncode, done.stderr)

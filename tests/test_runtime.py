@@ -1,4 +1,4 @@
-"""Targets, settings for blocks, environment variables, the configuration, the GIL, the end."""
+"""Targets and settings hold for blocks of code and come from the environment; processes end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from programs import python
 
 import bnfast
+
+pytestmark = pytest.mark.core
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +85,15 @@ def test_python_m_bnfast_prints_the_configuration(capsys):
         assert all(name in rows["targets"] for name in bnfast.targets())
         assert f"{bnfast.active_target()} (active)" in shown
         assert "threads" in rows and "CUDA" in rows
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("near", "near"), ("far", "as far as memory")])
+def test_where_the_shared_cache_is_said_to_be_is_shown(kind, shown):
+    done = python("-m", "bnfast", BNFAST_L3=kind)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("L3 ")]
+    assert all(row.endswith(f"taken to be {shown}") for row in rows)
+    assert len(rows) == (bnfast._core.shared_cache_bytes() > 0)
 
 
 def test_importing_bnfast_imports_no_framework():
@@ -176,24 +187,27 @@ import threading, time
 import numpy as np
 import bnfast
 
-x = np.ones(({rows}, 64, 200), np.float32)
 zero, one = np.zeros(64), np.ones(64)
-ctx = bnfast.batch_norm(x)[1]
-dropped = bnfast.dropout(x)[1]
-layer, drop = bnfast.BatchNorm(64), bnfast.Dropout()
-call = lambda: {call}
 
-def work():
-    while True:
-        call()
+def start(rows):
+    x = np.ones((rows, 64, 200), np.float32)
+    ctx = bnfast.batch_norm(x)[1]
+    dropped = bnfast.dropout(x)[1]
+    layer, drop = bnfast.BatchNorm(64), bnfast.Dropout()
+    call = lambda: {call}
 
-for _ in range({threads}):
+    def work():
+        while True:
+            call()
+
     threading.Thread(target=work, daemon=True).start()
+
+for rows in (1, 400, 1):  # small calls keep the GIL, large ones release it
+    start(rows)
 time.sleep(0.1)
 """
 
 
-@pytest.mark.parametrize("rows", [1, 400])
 @pytest.mark.parametrize(
     "call",
     [
@@ -212,12 +226,11 @@ time.sleep(0.1)
         "drop.backward(drop(x))",
     ],
 )
-def test_a_process_ends_while_threads_are_in_a_call(call, rows):
+def test_a_process_ends_while_threads_are_in_a_call(call):
     """Daemon threads never get the GIL back once Python is ending, and must not unwind."""
-    for threads in (1, 3):
-        done = python("-c", ENDS.format(call=call, rows=rows, threads=threads))
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+    done = python("-c", ENDS.format(call=call))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
 
 
 def test_a_sub_interpreter_is_refused():

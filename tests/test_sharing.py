@@ -1,4 +1,4 @@
-"""Objects with state that threads, forked processes and copies share: every update is whole."""
+"""Objects that threads, forked processes and copies share are updated whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import weakref
 
 import numpy as np
 import pytest
-from layer_cases import data, make
+from layers.cases import data, make
 
 import bnfast
 from bnfast._sharing import LastForward, lock
@@ -237,7 +237,7 @@ def test_a_forked_child_finds_whole_objects_and_a_free_lock():
     thread = threading.Thread(target=update)
     thread.start()
     try:
-        for _ in range(30):
+        for _ in range(15):
             assert in_child(look) == b"whole"
     finally:
         stop.set()

@@ -1,4 +1,4 @@
-"""How many threads there are, where the number comes from, and what they compute with."""
+"""The number of threads comes from the system or the environment, and shows in no result."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from programs import python
 
 import bnfast
 
+pytestmark = pytest.mark.core
+
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 COUNT = "import bnfast; print(bnfast.get_num_threads())"
 
@@ -25,8 +27,7 @@ def threads_with(**environment: str) -> int:
 
 @pytest.mark.parametrize("n", [1, 3, 65536])
 def test_threads_from_the_environment(n):
-    done = python("-c", "import bnfast; print(bnfast.get_num_threads())", BNFAST_NUM_THREADS=str(n))
-    assert done.stdout.strip() == str(n), done.stderr
+    assert threads_with(BNFAST_NUM_THREADS=str(n)) == n
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
@@ -48,7 +49,6 @@ print(bnfast.get_num_threads())
     "environment",
     [
         {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"},
-        {"OMP_PROC_BIND": "true"},
         {"OMP_PROC_BIND": "spread", "OMP_PLACES": "threads"},
         {"GOMP_CPU_AFFINITY": f"0-{CPUS - 1}"},
     ],
@@ -110,7 +110,7 @@ print("done")
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs to be root")
 @pytest.mark.parametrize("pool", [False, True])
-@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("limit", [1, 3, 4])
 def test_where_no_more_threads_are_to_be_had(limit, pool):
     """libgomp ends the process that it cannot start a thread in."""
     user = 54_000 + 10 * limit + pool

@@ -1,17 +1,19 @@
-"""The dropout mask: bit for bit the NumPy reference, and random enough."""
+"""The dropout mask is bit for bit that of the NumPy reference, and random enough."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import philox_reference as reference
 import pytest
-from cases import DTYPES, VIEWS, as_view, shapes
+import reference
+from cases import DTYPES, TARGETS, VIEWS, as_view, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bnfast
+
+pytestmark = pytest.mark.core
 
 RATES = [0.0, 1.0, 0.5, 0.1, 1e-6, 1 / 3, 0.9, 1 - 1e-6, 2.0**-48, 1 - 2.0**-48, 0.5 + 2.0**-17]
 SEEDS = [0, 1, 2**32 - 1, 2**32, 0x123456789ABCDEF0, 2**64 - 1]
@@ -47,14 +49,16 @@ def test_known_masks():
         assert np.packbits(mask, bitorder="little").tobytes().hex() == digits
 
 
-@pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_masks_equal_the_reference(shape, rate, target):
-    for seed, offset in zip(SEEDS, OFFSETS, strict=True):
-        got = bnfast.dropout_mask(shape, rate, seed=seed, offset=offset)
-        want = reference.dropout_mask(shape, rate, seed=seed, offset=offset)
-        assert got.dtype == bool and got.shape == shape
-        np.testing.assert_array_equal(got, want)
+def test_masks_equal_the_reference(shape):
+    for rate in RATES:
+        for seed, offset in zip(SEEDS, OFFSETS, strict=True):
+            want = reference.dropout_mask(shape, rate, seed=seed, offset=offset)
+            for target in TARGETS:
+                with bnfast.use_target(target):
+                    got = bnfast.dropout_mask(shape, rate, seed=seed, offset=offset)
+                assert got.dtype == bool and got.shape == shape
+                np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
@@ -72,7 +76,7 @@ def test_every_bit_of_seed_and_offset_counts(seed, offset):
             assert 300 < np.sum(got == other) < 700
 
 
-@pytest.mark.parametrize("rate", [1 / 3, 0.1, 0.7, 1e-6])
+@pytest.mark.parametrize("rate", [1 / 3, 0.1, 1e-6])
 def test_ties_are_broken_by_the_second_draw(rate):
     """Where 16 bits do not decide, 32 more do; elements on the tie are both kept and dropped."""
     n, seed, offset = 1 << 20, 2**40 + 3, 2**33 + 1
@@ -83,7 +87,7 @@ def test_ties_are_broken_by_the_second_draw(rate):
     if rate == 1 / 3:
         assert set(decided) == {False, True}
     want = reference.kept(i, rate, seed, offset)
-    for target in bnfast.targets():
+    for target in TARGETS:
         with bnfast.use_target(target):
             mask = bnfast.dropout_mask((n,), rate, seed=seed, offset=offset)
             x = np.ones(n, np.float16)
@@ -128,26 +132,26 @@ def test_a_longer_array_begins_with_the_mask_of_a_shorter(n):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(6, 5, 7, 9), (700, 301), (40000,)])
-def test_one_mask_for_every_dtype_and_layout(shape, dtype, view, target):
-    values = np.random.default_rng(1).uniform(1, 2, shape).astype(dtype)
+@pytest.mark.parametrize("shape", [(6, 5, 7, 9), (70, 301), (4000,)])
+def test_one_mask_for_every_dtype_and_layout(shape, view, target):
     mask = bnfast.dropout_mask(shape, 0.4, seed=11, offset=3)
     arguments = {"rate": 0.4, "seed": 11, "offset": 3, "mode": "classic"}
-    x = as_view(values, view)
-    y, _ = bnfast.dropout(x, **arguments)
-    assert y.dtype == dtype
-    np.testing.assert_array_equal(y, np.where(mask, x, 0))
-    out = as_view(np.full(shape, 7, dtype), view if view != "broadcast" else "strided")
-    y, _ = bnfast.dropout(values, **arguments, out=out)
-    assert y is out
-    np.testing.assert_array_equal(out, np.where(mask, values, 0))
+    for dtype in DTYPES:
+        values = np.random.default_rng(1).uniform(1, 2, shape).astype(dtype)
+        x = as_view(values, view)
+        y, _ = bnfast.dropout(x, **arguments)
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, np.where(mask, x, 0))
+        out = as_view(np.full(shape, 7, dtype), view if view != "broadcast" else "strided")
+        y, _ = bnfast.dropout(values, **arguments, out=out)
+        assert y is out
+        np.testing.assert_array_equal(out, np.where(mask, values, 0))
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rows", [3, 100])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_long_rows_at_any_alignment(rows, dtype, mode, target):
+def test_long_rows_at_any_alignment(rows, dtype, mode):
     """Rows of several windows of bits; of 100, the output is streamed past the caches."""
     length = 33_331
     wide = np.random.default_rng(1).uniform(1, 2, (rows, length + 9)).astype(dtype)
@@ -167,10 +171,10 @@ def test_long_rows_at_any_alignment(rows, dtype, mode, target):
 @pytest.mark.parametrize("axes", [(), (2, 3), (0,), (1, 3)])
 @pytest.mark.parametrize("mode", MODES)
 def test_threads_and_targets(mode, axes):
-    x = np.random.default_rng(0).normal(size=(30, 20, 41, 27)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(15, 20, 41, 27)).astype(np.float32)
     seen = set()
-    for target in bnfast.targets():
-        for threads in (1, 2, 3, 5):
+    for target in TARGETS:
+        for threads in (1, 2, 5):
             with bnfast.use_target(target), bnfast.num_threads(threads):
                 y, ctx = bnfast.dropout(x, 0.3, seed=9, mode=mode, broadcast_axes=axes)
                 dx = bnfast.dropout_backward(x, ctx)

@@ -1,15 +1,13 @@
-"""Memory of large results: used again when they are gone, and never while they are not."""
+"""Memory of large results is used again when they are gone, and never while they are not."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import python
 
 import bnfast
 
@@ -117,13 +115,7 @@ def test_bad_limit(nbytes, kind, message):
     ("text", "good"), [("0", True), ("1000", True), ("-1", False), ("1e6", False)]
 )
 def test_environment(text, good):
-    code = "import bnfast; print(bnfast.get_cache_limit())"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "BNFAST_CACHE_BYTES": text},
-        capture_output=True,
-        text=True,
-    )
+    run = python("-c", "import bnfast; print(bnfast.get_cache_limit())", BNFAST_CACHE_BYTES=text)
     if good:
         assert run.stdout.strip() == text
     else:

@@ -1,4 +1,4 @@
-"""Checks of arguments: what is a number, a choice, an array of one entry a channel."""
+"""What counts as a number, a choice, an array of one entry a channel, and what does not."""
 
 from __future__ import annotations
 
@@ -105,3 +105,16 @@ def test_masked_arrays_are_refused(operation, argument):
 def test_a_dtype_that_is_none(dtype):
     with pytest.raises(TypeError, match=r"^f: dtype is .*, expected float32 or float64$"):
         state_dtype("f", dtype)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int8, ml_dtypes.bfloat16])
+def test_calls_take_numbers_of_any_kind(kind):
+    """As scalars and as arrays without dimensions."""
+    x = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
+    want = bnfast.batch_norm(x, eps=1.0, activation="leaky_relu", activation_slope=1.0)[0]
+    for one in (kind(1), np.array(1, kind)):
+        got = bnfast.batch_norm(x, eps=one, activation="leaky_relu", activation_slope=one)[0]
+        np.testing.assert_array_equal(got, want)
+        assert not bnfast.dropout(x, one)[0].any()
+    axis = np.array(1)
+    np.testing.assert_array_equal(bnfast.batch_norm(x, axis=axis)[0], bnfast.batch_norm(x)[0])

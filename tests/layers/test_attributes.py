@@ -1,13 +1,13 @@
-"""Attributes of layers and running statistics: setting one works, or is an AttributeError."""
+"""Setting an attribute of a layer or of running statistics works, or is an AttributeError."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from layer_cases import data, make
 
 import bnfast
 from bnfast._moments import Moments
+from layers.cases import data, make
 
 
 def test_settings_of_batch_norm_hold_from_the_next_call():

@@ -9,6 +9,8 @@ import pytest
 
 import bnfast
 
+pytestmark = pytest.mark.core
+
 X = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
 BAD_X = [
     ({"x": [1.0]}, TypeError, "x has type list, expected a NumPy array"),
@@ -168,3 +170,26 @@ def test_out_is_checked(which):
         with pytest.raises(ValueError, match=f"^{which}: {message}"):
             call(out)
         assert np.all(memory == 1) and np.all(frozen == 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"dropout": 2}, ValueError, r"dropout is 2, expected a number in \[0, 1\]"),
+        ({"dropout": -0.5}, ValueError, r"dropout is -0.5, expected a number in \[0, 1\]"),
+        ({"dropout": np.nan}, ValueError, "dropout is nan, expected a number"),
+        ({"dropout": "0.5"}, TypeError, "dropout is of type str, expected a number"),
+        ({"dropout": None}, TypeError, "dropout is of type NoneType, expected a number"),
+        ({"seed": -1}, ValueError, "seed is -1, expected at least 0"),
+        ({"seed": 2**64}, ValueError, r"seed is \d*, expected less than 2\*\*64"),
+        ({"seed": 0.5}, TypeError, "seed is of type float, expected None, an int"),
+        ({"offset": 2**63}, ValueError, r"offset is \d*, expected less than 2\*\*63"),
+        ({"offset": "0"}, TypeError, "offset is of type str, expected an integer"),
+    ],
+)
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_bad_calls_of_batch_norm_with_dropout(arguments, error, message, rate):
+    out = np.full((50, 4), 7, np.float32)
+    with pytest.raises(error, match=f"^batch_norm: {message}"):
+        bnfast.batch_norm(np.ones((50, 4), np.float32), out=out, **{"dropout": rate, **arguments})
+    assert np.all(out == 7)

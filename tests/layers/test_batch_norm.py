@@ -1,4 +1,4 @@
-"""BatchNorm: both modes against plain NumPy, gradients, bad arguments."""
+"""BatchNorm computes what plain NumPy does in both modes, and its gradients are differences."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import copy
 
 import numpy as np
 import pytest
-from layer_cases import SHAPE, assert_same_state, data, make
 
 import bnfast
+from layers.cases import SHAPE, assert_same_state, data, make
 
 OTHERS = (0, 2, 3)
 

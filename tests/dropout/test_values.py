@@ -1,22 +1,20 @@
-"""Dropout: what its modes make of values and gradients, in place or not; seeds and contexts."""
+"""Each mode of dropout makes of values and gradients what it promises, in place or not."""
 
 from __future__ import annotations
 
-import doctest
 import math
-import pickle
-from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
-import philox_reference as reference
 import pytest
-from cases import DTYPES, as_view
+import reference
+from cases import DTYPES, as_view, numbers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import bnfast
+
+pytestmark = pytest.mark.core
 
 ALPHA_PRIME = -1.7580993408473766  # what a dropped unit becomes in mode "alpha"
 MODES = ["inverted", "classic", "alpha"]
@@ -25,10 +23,6 @@ MODES = ["inverted", "classic", "alpha"]
 def arithmetic(dtype: np.dtype) -> type:
     """What elements of a dtype are computed with as."""
     return np.float64 if dtype == np.float64 else np.float32
-
-
-def numbers(shape: tuple[int, ...], dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
-    return np.asarray(np.random.default_rng(seed).normal(1, 2, shape)).astype(dtype)
 
 
 def expected(
@@ -60,7 +54,7 @@ def assert_rounded(got: np.ndarray, want: np.ndarray, units: float = 4) -> None:
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
 def test_moments_of_each_mode(rate, mode):
     """Of standard normal x: the mean and the variance that each mode promises."""
-    n = 2_000_000
+    n = 500_000
     x = np.random.default_rng(4).normal(size=n)
     y, _ = bnfast.dropout(x, rate, seed=1, mode=mode)
     variance = {"inverted": 1 / (1 - rate), "classic": 1 - rate, "alpha": 1.0}[mode]
@@ -92,20 +86,20 @@ def test_dropconnect(rate):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rate", [0.0, 1e-6, 0.1, 0.5, 0.9, 1.0])
-def test_values_and_gradients(rate, dtype, mode, target):
-    x, dy = numbers((9, 4, 501), dtype), numbers((9, 4, 501), dtype, 1)
-    y, ctx = bnfast.dropout(x, rate, seed=8, offset=2, mode=mode)
-    mask = reference.dropout_mask(x.shape, rate, seed=8, offset=2)
-    assert y.dtype == dtype and y.shape == x.shape
-    assert_rounded(y, expected(x, mask, rate, mode))
-    dx = bnfast.dropout_backward(dy, ctx)
-    assert dx.dtype == dtype and dx.shape == x.shape
-    assert_rounded(dx, expected(dy, mask, rate, mode, backward=True))
-    assert np.all(dx[~mask] == 0)
-    if mode != "alpha":
-        assert np.all(y[~mask] == 0) and not np.signbit(y[~mask]).any()
+def test_values_and_gradients(rate, mode, target):
+    mask = reference.dropout_mask((9, 4, 501), rate, seed=8, offset=2)
+    for dtype in DTYPES:
+        x, dy = numbers(mask.shape, dtype), numbers(mask.shape, dtype, 1)
+        y, ctx = bnfast.dropout(x, rate, seed=8, offset=2, mode=mode)
+        assert y.dtype == dtype and y.shape == x.shape
+        assert_rounded(y, expected(x, mask, rate, mode))
+        dx = bnfast.dropout_backward(dy, ctx)
+        assert dx.dtype == dtype and dx.shape == x.shape
+        assert_rounded(dx, expected(dy, mask, rate, mode, backward=True))
+        assert np.all(dx[~mask] == 0)
+        if mode != "alpha":
+            assert np.all(y[~mask] == 0) and not np.signbit(y[~mask]).any()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -219,7 +213,7 @@ def test_broadcast_axes(shape, axes, shared, dtype):
         assert 0 < small.sum() < small.size
 
 
-# --- seeds, contexts ------------------------------------------------------------------------------
+# --- seeds ------------------------------------------------------------------------------------
 
 
 def test_seeds():
@@ -239,23 +233,6 @@ def test_seeds():
     assert bnfast.dropout(x, 0.5, seed=np.uint64(2**64 - 1))[1].seed == 2**64 - 1
 
 
-def test_the_context_holds_numbers_only():
-    x = numbers((4, 5))
-    _, ctx = bnfast.dropout(
-        x, np.float32(0.5), seed=np.int64(4), offset=np.int64(6), broadcast_axes=[np.int64(1)]
-    )
-    assert ctx == bnfast.DropoutContext((4, 5), 0.5, 4, 6, "inverted", (1,))
-    assert [type(v) for v in (ctx.rate, ctx.seed, ctx.offset)] == [float, int, int]
-    assert not hasattr(ctx, "__dict__")
-    with pytest.raises(AttributeError):
-        ctx.seed = 5
-    loaded = pickle.loads(pickle.dumps(ctx))
-    assert loaded == ctx
-    np.testing.assert_array_equal(
-        bnfast.dropout_backward(x, loaded), bnfast.dropout_backward(x, ctx)
-    )
-
-
 @given(st.sampled_from(MODES), st.floats(0.01, 0.99), st.integers(0, 2**64 - 1))
 @example("alpha", 0.5, 0)
 def test_the_gradient_is_that_of_the_forward(mode, rate, seed):
@@ -265,9 +242,3 @@ def test_the_gradient_is_that_of_the_forward(mode, rate, seed):
     slope = np.sum((ahead - bnfast.dropout(x, rate, seed=seed, mode=mode)[0]) * dy)
     scale = 1e-13 * np.sum(np.abs(dy)) * 20 / (1 - rate)
     assert abs(np.sum(bnfast.dropout_backward(dy, ctx) * direction) - slope) < scale
-
-
-def test_the_examples_in_the_documentation():
-    path = Path(__file__).parents[1] / "docs" / "dropout.md"
-    failed, tried = doctest.testfile(str(path), module_relative=False)
-    assert failed == 0 and tried > 10

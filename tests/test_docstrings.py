@@ -1,4 +1,4 @@
-"""The examples in the docstrings of every module of the package."""
+"""The examples in docstrings run, and every public name has a docstring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RunningStats: every mode against its plain formula, resuming bit for bit, errors."""
+"""Running statistics follow the formula of their mode, and resume bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers and data of the tests of layers, and the comparison of their states."""
+"""Layers and data to test layers with, and the comparison of their states."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Dropout: its values, its mask, and both behind an activation in one pass."""

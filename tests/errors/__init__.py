@@ -1,0 +1,1 @@
+"""Malformed arguments, and what the messages say of them."""

@@ -1,0 +1,1 @@
+"""The layers: what they compute, their attributes, their state."""

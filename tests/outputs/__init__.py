@@ -1,0 +1,1 @@
+"""Where results are written: arrays of the caller, new ones, and memory that is used again."""
