@@ -28,7 +28,7 @@ def planes() -> list[Shape]:
         # Planes so short that several are walked at once: less than a vector, and more.
         *((few, 5, inner) for inner in around("short_plane")),
         *((outer, 5, inner) for inner in around("short_plane_of_many") for outer in (few, many)),
-        *((many, 7, inner) for inner in (2, 3, lanes - 1, lanes, lanes + 1)),
+        *((many, 7, inner) for inner in range(2, lanes + 2)),  # each size has a loop of its own
         # Whole strips of them, and one more or less.
         *((3, channels, short) for channels in around("flat_strip", short)),
         # Blocks of several planes, of short ones, and planes of several blocks.
@@ -48,7 +48,7 @@ def rows() -> list[Shape]:
     t = THRESHOLDS
     lanes, narrow = t["lanes"], t["narrow_rows"] - 1
     shapes = [
-        *((3 * t["rows_in_flat"] + 1, channels) for channels in around("narrow_rows")),
+        *((3 * t["rows_in_flat"] + 1, channels) for channels in range(2, t["narrow_rows"] + 2)),
         *((outer, narrow) for outer in around("rows_in_flat")),
         *((outer, 2) for outer in around("block_rows")),
         *((outer, 2 * lanes + 1) for outer in around("block_rows")),
@@ -75,6 +75,10 @@ def shared_by_threads() -> list[Shape]:
         ((70, serial // 16), 1),
         ((2, serial // 8, 2, 2), 1),
         ((1, serial // 32, 7, 7), 1),
+        # Few channels, of which threads take planes or parts of them.
+        ((24, 2, serial // 8), 1),
+        ((9, 1, serial // 2 + 1), 1),
+        ((serial // 16, 3, 5, 5), 1),
         *(((8, 24, k * elements // (4 * 8 * 24)), 1) for k in (3, 8)),  # fits, and does not
         *(((k * elements // (4 * 40), 40), -1) for k in (3, 8)),
         ((elements // (60 * 9), 60, 3, 3), 1),

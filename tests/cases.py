@@ -266,20 +266,23 @@ def check_gradients(case: Case, grads: bnfast.BatchNormGrads, ctx, frozen=False)
 # --- bits of all results --------------------------------------------------------------------------
 
 
-def every_result(case: Case) -> dict[str, np.ndarray]:
-    """All results of all functions for one input, by name."""
+def every_result(case: Case, stats: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """All results of all functions for one input, by name; `stats` are mean and var to be given."""
     x, options, axis = case.x, case.options, case.axis
     y, ctx = bnfast.batch_norm(x, case.gamma, case.beta, **options)
     sums = bnfast.batch_norm_backward_sums(case.dy, ctx)
     measured = bnfast.moments(x, axis=axis, where=options.get("where"))
     assert measured == ctx.moments
+    again, _ = bnfast.batch_norm(x, case.gamma, case.beta, stats=measured, **options)
+    assert bits(again) == bits(y)
     results = {"y": y, "mean": ctx.mean, "var": ctx.var, "invstd": ctx.invstd}
     results |= bnfast.batch_norm_backward(case.dy, ctx)._asdict()
     results |= {f"moments {k}": a for k, a in enumerate(measured._arrays())}
     results |= {f"sums {k}": a for k, a in enumerate(sums._arrays())}
 
     fixed = {k: v for k, v in options.items() if k not in ("where", "dropout", "seed")}
-    stats = np.linspace(0.5, 2, 2 * x.shape[axis]).reshape(2, -1)
+    if stats is None:
+        stats = np.linspace(0.5, 2, 2 * x.shape[axis]).reshape(2, -1)
     results["inference"] = bnfast.batch_norm_inference(x, *stats, case.gamma, case.beta, **fixed)
     results["frozen"], ctx = bnfast.batch_norm_frozen(x, *stats, case.gamma, case.beta, **fixed)
     of_frozen = bnfast.batch_norm_backward(case.dy, ctx)._asdict()
