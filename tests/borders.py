@@ -23,22 +23,19 @@ def planes() -> list[Shape]:
     """Channels first: (outer, channels, inner)."""
     t = THRESHOLDS
     few, many, lanes = t["many_planes"] - 1, t["many_planes"], t["lanes"]
-    short = t["short_plane"] - 1
     shapes = [
         # Planes so short that several are walked at once: less than a vector, and more.
         *((few, 5, inner) for inner in around("short_plane")),
         *((outer, 5, inner) for inner in around("short_plane_of_many") for outer in (few, many)),
         *((many, 7, inner) for inner in range(2, lanes + 2)),  # each size has a loop of its own
-        # Whole strips of them, and one more or less.
-        *((3, channels, short) for channels in around("flat_strip", short)),
         # Blocks of several planes, of short ones, and planes of several blocks.
         *((outer, 3, 100) for outer in around("block_elements", 100)),
         *((outer, 3, lanes - 1) for outer in around("block_rows")),
         *((2, 3, inner) for inner in around("block_elements")),
         (2, 2, 2 * t["block_elements"] + 1),
-        # Planes summed in the order of memory, as long as they are short.
-        *((2, channels, 4 * lanes) for channels in around("planes_together")),
-        *((2, t["planes_together"] // 8, inner) for inner in around("long_plane")),
+        # Many planes, short and long.
+        *((2, 70, inner) for inner in (t["short_plane"] - 1, 5 * lanes)),
+        *((2, 4, inner) for inner in around("block_elements", 2)),
     ]
     return [(shape, 1) for shape in shapes]
 
@@ -52,11 +49,13 @@ def rows() -> list[Shape]:
         *((outer, narrow) for outer in around("rows_in_flat")),
         *((outer, 2) for outer in around("block_rows")),
         *((outer, 2 * lanes + 1) for outer in around("block_rows")),
-        *((9, channels) for channels in around("flat_strip")),
+        # Bits of dropout are made for a portion at once, which is part of a row, or several rows.
         *((9, channels) for channels in around("portion")),
+        *((9, channels) for channels in around("portion", 2)),
+        *((13, k * t["portion"]) for k in (2, 3, 4)),
         *((13, k * lanes) for k in (1, 2, 5)),
         (t["block_rows"] + 1, 4 * lanes),
-        *((13, k * t["portion"] // 2) for k in (1, 3, 4)),
+        (9, 8 * t["portion"] + 1),
     ]
     return [(shape, -1) for shape in shapes]
 
@@ -69,7 +68,7 @@ def shared_by_threads() -> list[Shape]:
         *(((4, 8, inner), 1) for inner in around("serial_elements", 32)),
         *(((outer, 16), -1) for outer in around("serial_elements", 16)),
         ((serial + 7, 3), -1),
-        ((2 * serial + 1,), 0),
+        ((1, 2 * serial + 1), 1),
         # Many channels of few elements, which threads take by groups.
         ((5, serial // 4 + 3), 1),
         ((70, serial // 16), 1),
@@ -79,10 +78,10 @@ def shared_by_threads() -> list[Shape]:
         ((24, 2, serial // 8), 1),
         ((9, 1, serial // 2 + 1), 1),
         ((serial // 16, 3, 5, 5), 1),
-        *(((8, 24, k * elements // (4 * 8 * 24)), 1) for k in (3, 8)),  # fits, and does not
+        # What fits in the cache of a core, and what does not.
+        *(((8, 24, k * elements // (4 * 8 * 24)), 1) for k in (3, 8)),
         *(((k * elements // (4 * 40), 40), -1) for k in (3, 8)),
         ((elements // (60 * 9), 60, 3, 3), 1),
-        ((1, 1, elements // 2 + 7), 1),
     ]
 
 
