@@ -9,6 +9,7 @@ namespace {
 // Parameters of the problem's channels one after the other: where they lie so, or a copy.
 const double* in_order(Scratch& scratch, const double* parameters, const Statistics& statistics,
                        std::int64_t channels) {
+    if (channels == 0) return parameters;
     const std::int64_t first = statistics.first % statistics.parameters;
     if (first + channels <= statistics.parameters) return parameters + first;
     double* const copy = scratch.take<double>(channels);
