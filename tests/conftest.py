@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from cases import TARGETS
 from hypothesis import HealthCheck, settings
 
 import bnfast
+
+pytest.register_assert_rewrite("cases")
+from cases import TARGETS  # noqa: E402 (what is imported before is not rewritten)
 
 settings.register_profile(
     "bnfast",
