@@ -70,7 +70,7 @@ def test_a_state_that_does_not_fit_is_refused():
         return again
 
     for changes in ({"values": foreign["values"]}, {"axis": 9}, {"activation": 99}):
-        with pytest.raises(ValueError, match="number of values|axis|activation"):
+        with pytest.raises(ValueError, match=r"number of values|axis|activation"):
             made(**changes)
     with pytest.raises(TypeError, match="context: x has dtype int64, expected"):
         made(x=state["x"].astype(np.int64))

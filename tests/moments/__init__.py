@@ -1,0 +1,1 @@
+"""The statistics of channels, and of gradients, as values that merge."""
