@@ -16,6 +16,9 @@ from bnfast._checks import whole_number
 from bnfast._sharing import lock
 
 
+_MOST_THREADS = 1 << 16
+
+
 def _check_environment() -> None:
     """A forced setting that cannot be honoured is an error, not a silent other choice."""
     target = os.environ.get("BNFAST_TARGET")
@@ -25,9 +28,10 @@ def _check_environment() -> None:
         )
     threads = os.environ.get("BNFAST_NUM_THREADS")
     if threads is not None and not (
-        threads.isascii() and threads.isdecimal() and 1 <= int(threads) <= 65536
+        threads.isascii() and threads.isdecimal() and 1 <= int(threads) <= _MOST_THREADS
     ):
-        raise ImportError(f"BNFAST_NUM_THREADS is {threads!r}, expected an integer from 1 to 65536")
+        expected = f"an integer from 1 to {_MOST_THREADS}"
+        raise ImportError(f"BNFAST_NUM_THREADS is {threads!r}, expected {expected}")
     shared = os.environ.get("BNFAST_L3")
     if shared is not None and shared not in ("near", "far"):
         raise ImportError(f"BNFAST_L3 is {shared!r}, expected near or far")
@@ -81,13 +85,6 @@ _threads = _Setting(_core.num_threads, _core.set_num_threads)
 _target = _Setting(_core.active_target, _core.select_target)
 
 
-def _check_threads(operation: str, n: Any) -> int:
-    number = whole_number(operation, "n", n, low=1)
-    if number > 1 << 16:
-        raise ValueError(f"{operation}: n is {number}, expected 1 .. {1 << 16}")
-    return number
-
-
 def set_num_threads(n: int) -> None:
     """Set the number of threads that calls may use, for the whole process.
 
@@ -114,7 +111,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> bnfast.set_num_threads(before)
     """
-    _threads.set(_check_threads("set_num_threads", n))
+    _threads.set(whole_number("set_num_threads", "n", n, low=1, high=_MOST_THREADS))
 
 
 def get_num_threads() -> int:
@@ -192,7 +189,7 @@ def num_threads(n: int) -> Iterator[None]:
     ...     bnfast.get_num_threads()
     1
     """
-    with _threads.block(_check_threads("num_threads", n)):
+    with _threads.block(whole_number("num_threads", "n", n, low=1, high=_MOST_THREADS)):
         yield
 
 

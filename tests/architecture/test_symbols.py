@@ -78,7 +78,11 @@ def inside(symbol: str, target: str) -> bool:
 @pytest.fixture(scope="module")
 def listings(tmp_path_factory) -> dict[str, list[str]]:
     folder = tmp_path_factory.mktemp("objects")
-    jobs = [(*row, source, folder) for row in targets() for source in ("activations", "element", "target")]
+    jobs = [
+        (*row, source, folder)
+        for row in targets()
+        for source in ("activations", "element", "target")
+    ]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda job: symbols(*job), jobs))
     return {f"{job[0]} {job[3]}": lines for job, lines in zip(jobs, results, strict=True)}

@@ -297,7 +297,8 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
     # runtime
     (THREADS, V, "n is 0, expected at least 1", lambda a: bnfast.set_num_threads(0)),
     (THREADS, V, "n is -1, expected at least 1", lambda a: bnfast.set_num_threads(-1)),
-    (THREADS, V, "n is .*, expected 1", lambda a: bnfast.set_num_threads(10**30)),
+    (THREADS, V, "n is .*, expected at most 65536",
+     lambda a: bnfast.set_num_threads(10**30)),
     (THREADS, T, "n is of type float, expected an integer", lambda a: bnfast.set_num_threads(2.0)),
     (THREADS, T, "n is of type str, expected an integer", lambda a: bnfast.set_num_threads("2")),
     ("num_threads", T, "n is of type bool, expected an integer",
