@@ -78,3 +78,33 @@ def test_a_mask_of_true_is_no_mask_but_for_the_order_of_sums(activation):
     grads = bnfast.batch_norm_backward(dy, ctx)
     for got, want in zip(bnfast.batch_norm_backward(dy, same_ctx)[:3], grads, strict=False):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("axis", [1, -1])
+def test_given_statistics(dtype, axis):
+    """What takes part gives the same bits as without where; the rest is 0 whatever it holds."""
+    generator = np.random.default_rng(0)
+    x, residual, dy = generator.standard_normal((3, 4, 3, 20, 3)).astype(dtype)
+    mean, var = generator.random((2, 3))
+    where = generator.random((4, 1, 20, 1)) < 0.5 if axis == 1 else generator.random((3, 20)) < 0.5
+    full = np.broadcast_to(where if axis == 1 else where[:, :, None], x.shape)
+    options = {"axis": axis, "activation": "silu"}
+    y, ctx = bnfast.batch_norm_frozen(x, mean, var, mean, var, residual=residual, **options)
+    want = bnfast.batch_norm_backward(np.where(full, dy, 0), ctx)
+    bad_x, bad_residual, bad_dy = (
+        np.where(full, a, np.array(np.nan, dtype)) for a in (x, residual, dy)
+    )
+    options |= {"where": where, "residual": bad_residual}
+    frozen, ctx = bnfast.batch_norm_frozen(bad_x, mean, var, mean, var, **options)
+    inferred = bnfast.batch_norm_inference(bad_x, mean, var, mean, var, **options)
+    grads = bnfast.batch_norm_backward(bad_dy, ctx)
+    for got, all_of_it in (
+        (frozen, y),
+        (inferred, y),
+        (grads.dx, want.dx),
+        (grads.dresidual, want.dresidual),
+    ):
+        np.testing.assert_array_equal(got, np.where(full, all_of_it, 0))
+    np.testing.assert_allclose(grads.dgamma, want.dgamma, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(grads.dbeta, want.dbeta, rtol=1e-6, atol=1e-6)

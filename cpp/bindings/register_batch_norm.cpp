@@ -21,10 +21,11 @@ struct BatchNormCall : ForwardCall {
 
 // Normalisation with given statistics, which are not optional.
 struct GivenStatisticsCall : ForwardCall {
-    py::handle mean, var;
+    py::handle mean, var, where = Py_None;
     static constexpr auto kFields =
         std::tuple_cat(kForwardFields, std::make_tuple(required("mean", &GivenStatisticsCall::mean),
-                                                       required("var", &GivenStatisticsCall::var)));
+                                                       required("var", &GivenStatisticsCall::var),
+                                                       optional("where", &GivenStatisticsCall::where)));
 };
 struct InferenceCall : GivenStatisticsCall {
     static constexpr const char* kName = "batch_norm_inference";
@@ -51,10 +52,12 @@ struct BackwardCall {
 };
 
 // A context for a forward call on x. Its state is as large as x and the axis ask for.
-std::unique_ptr<BatchNormContext> new_context(const ForwardCall& call, const NormInputs& inputs) {
+template <class Call>
+std::unique_ptr<BatchNormContext> new_context(const Call& call, const NormInputs& inputs) {
     auto context =
         std::make_unique<BatchNormContext>(call.x, size_or_zero(&batch_norm_state_size, inputs.x, call.axis));
     context->residual = py::reinterpret_borrow<py::object>(call.residual);
+    context->where = py::reinterpret_borrow<py::object>(call.where);
     return context;
 }
 
@@ -64,7 +67,6 @@ py::tuple batch_norm_entry(const BatchNormCall& call) {
     std::optional<Moments> given;
     if (!call.stats.is_none()) given = moments_of(call.kName, "stats", call.stats);
     auto context = new_context(call, inputs);
-    context->where = py::reinterpret_borrow<py::object>(call.where);
     ArrayView y_view;
     py::array y = output_like(call.kName, call.out, context->x, inputs.x, y_view);
     {
@@ -88,7 +90,7 @@ struct GivenStatistics {
 };
 
 py::array inference_entry(const InferenceCall& call) {
-    const ForwardViews views(call.kName, call);
+    const ForwardViews views(call.kName, call, call.where);
     const GivenStatistics given(call.kName, call);
     const TensorView& x = views.inputs.x;
     ArrayView y_view;
@@ -99,7 +101,7 @@ py::array inference_entry(const InferenceCall& call) {
 }
 
 py::tuple frozen_entry(const FrozenCall& call) {
-    const ForwardViews views(call.kName, call);
+    const ForwardViews views(call.kName, call, call.where);
     const GivenStatistics given(call.kName, call);
     const TensorView& x = views.inputs.x;
     auto context = new_context(call, views.inputs);

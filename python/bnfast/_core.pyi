@@ -75,6 +75,7 @@ def batch_norm_inference(
     residual: Array | None = ...,
     activation: int = ...,
     activation_slope: float = ...,
+    where: NDArray[np.bool_] | None = ...,
     eps_placement: int = ...,
     out: Array | None = ...,
 ) -> Array: ...
@@ -90,6 +91,7 @@ def batch_norm_frozen(
     residual: Array | None = ...,
     activation: int = ...,
     activation_slope: float = ...,
+    where: NDArray[np.bool_] | None = ...,
     eps_placement: int = ...,
     out: Array | None = ...,
 ) -> tuple[Array, BatchNormContext]: ...

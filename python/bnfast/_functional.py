@@ -237,6 +237,7 @@ def batch_norm_inference(
     residual: Array | None = None,
     activation: str | None = None,
     activation_slope: float = 0.01,
+    where: NDArray[np.bool_] | None = None,
     eps_placement: str = "var",
     out: Array | None = None,
 ) -> Array:
@@ -248,7 +249,7 @@ def batch_norm_inference(
         Any rank of at least 1 and any strides.
     mean, var : ndarray of float32 or float64, shape (channels,)
         Statistics to normalise with, such as running averages; var is not negative.
-    gamma, beta, axis, eps, residual, activation, activation_slope, eps_placement
+    gamma, beta, axis, eps, residual, activation, activation_slope, where, eps_placement
         As in :func:`batch_norm`.
     out : ndarray like `x`, optional
         Where to write y: disjoint from every input, or exactly the memory of `x`.
@@ -281,6 +282,7 @@ def batch_norm_inference(
         residual=residual,
         activation=act,
         activation_slope=activation_slope,
+        where=where,
         eps_placement=placement,
         out=out,
     )
@@ -298,6 +300,7 @@ def batch_norm_frozen(
     residual: Array | None = None,
     activation: str | None = None,
     activation_slope: float = 0.01,
+    where: NDArray[np.bool_] | None = None,
     eps_placement: str = "var",
     out: Array | None = None,
 ) -> tuple[Array, BatchNormContext]:
@@ -336,6 +339,7 @@ def batch_norm_frozen(
         residual=residual,
         activation=act,
         activation_slope=activation_slope,
+        where=where,
         eps_placement=placement,
         out=out,
     )

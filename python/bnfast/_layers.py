@@ -29,7 +29,6 @@ from bnfast._running import (
     state_dtype,
 )
 from bnfast._sharing import lock
-from bnfast._where import selector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -339,19 +338,17 @@ class BatchNorm(AffineLayer):
     def _normalise_by_running(
         self, running: RunningStats, x: NDArray[Any], where: Any, arguments: dict[str, Any]
     ) -> NDArray[Any]:
-        part = selector(x, where, arguments["axis"])
-        x = part(x)
-        arguments["residual"] = part(arguments["residual"])
+        arguments["where"] = where
         # Few evaluations are differentiated, so the context is made when one is. Until then the
         # optimiser or a later update may write into the arrays: backward needs these values.
         with lock:
             mean, var = running._mean.copy(), running._var.copy()
             gamma, beta = self._parameters()
-        y: NDArray[Any] = part(batch_norm_inference(x, mean, var, gamma, beta, **arguments))
+        y = batch_norm_inference(x, mean, var, gamma, beta, **arguments)
 
         def differentiate(dy: NDArray[Any]) -> BatchNormGrads:
             ctx = batch_norm_frozen(x, mean, var, gamma, beta, **arguments)[1]
-            return batch_norm_backward(part(dy), ctx)
+            return batch_norm_backward(dy, ctx)
 
         self._forward.keep(differentiate)
         return y

@@ -7,14 +7,13 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from bnfast import _core
 from bnfast._checks import whole_number
 from bnfast._sharing import lock
-
 
 _MOST_THREADS = 1 << 16
 
