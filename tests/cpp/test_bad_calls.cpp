@@ -2,7 +2,6 @@
 #include <bnfast/batch_norm.h>
 #include <bnfast/dropout.h>
 #include <bnfast/error.h>
-#include <bnfast/moments.h>
 #include <bnfast/norms.h>
 #include <bnfast/runtime.h>
 
@@ -372,34 +371,9 @@ void check_dropout() {
                        [](Arena& a) { dropout_mask(std::vector<std::int64_t>(100, 1), a.dropping, a.mask.data()); });
 }
 
-void check_merging() {
-    const Moments moments{{2, 0}, {1.0, 0.0}, {0.0, 0.0}, {0.5, 0.0}};
-    const auto merged = [](const Moments& into, const Moments& other) {
-        return [into, other](Arena&) {
-            Moments result = into;
-            merge(result, other);
-        };
-    };
-    Moments changed = moments;
-    changed.count.push_back(1);
-    expect<ValueError>("Moments.merge", "other has 3 channels, expected 2", merged(moments, changed));
-    changed = moments;
-    changed.m2.pop_back();
-    expect<ValueError>("Moments.merge", "other has 1 channels, expected 2", merged(moments, changed));
-    expect<ValueError>("Moments.merge", "into has 1 channels, expected 2", merged(changed, moments));
-    changed = moments;
-    changed.count[0] = std::numeric_limits<std::int64_t>::max() - 1;
-    expect<ValueError>("Moments.merge", "a count is beyond int64", merged(changed, moments));
-    expect<ValueError>("GradientSums.merge", "other has 0 channels, expected 1", [](Arena&) {
-        GradientSums into{{1}, {0.0}, {0.0}};
-        merge(into, {});
-    });
-}
-
 void check_runtime() {
     static float numbers[4] = {};
-    static const float* const sources[1] = {numbers};
-    static const float* const missing[1] = {nullptr};
+    static const float *const sources[1] = {numbers}, *const missing[1] = {nullptr};
     const char* const op = "stream_sum";
     expect<ValueError>(op, "n is -1", [](Arena&) { stream_sum(numbers, sources, 1, -1, 1); });
     expect<ValueError>(op, "num_sources is 0", [](Arena&) { stream_sum(numbers, sources, 0, 4, 1); });
@@ -420,7 +394,6 @@ int main() {
     check_backward();
     check_other_norms();
     check_dropout();
-    check_merging();
     check_runtime();
     std::printf("%d bad calls, %d of them not refused as they should be\n", calls, failures);
     return failures == 0 ? 0 : 1;

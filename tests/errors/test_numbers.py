@@ -91,7 +91,7 @@ def test_byte_order_is_native_however_it_is_spelled():
         (lambda m: bnfast.Moments(m.astype(int), m.data, m.data), "Moments: count"),
         (lambda m: bnfast.fold_batch_norm(np.ones((2, 2)), m, [0, 0], [1, 1]), "f.*: bias"),
         (lambda m: bnfast.fold_batch_norm(m, None, [0, 0], [1, 1]), "f.*: weight"),
-        (lambda m: bnfast.BatchNorm(2).eval()(m[None].data, None, m > 0), "BatchNorm: where"),
+        (lambda m: bnfast.BatchNorm(2).eval()(m[None].data, None, m > 0), "batch_norm.*: where"),
     ],
 )
 def test_masked_arrays_are_refused(operation, argument):
