@@ -65,6 +65,9 @@ bool walks_short_runs(const BoundProblem& problem) {
            has_gaps(problem.dy) || has_gaps(problem.dx) || has_gaps(problem.dresidual);
 }
 
+// The fewest channels that a task may have to itself: several narrow rows are walked as one, with all of their channels.
+std::int64_t fewest_channels(const Geometry& g) { return g.rows && g.flat ? std::max<std::int64_t>(g.channels, 1) : 1; }
+
 // The bytes of a group that are neighbours in memory, and how many of them it takes for a group to be fetched well.
 std::int64_t run_bytes(const BoundProblem& problem, const Grouping& grouping) {
     return grouping.per_group * problem.geometry.inner * item_size(problem.dtype);
@@ -158,7 +161,10 @@ Grouping usual_grouping(const BoundProblem& problem, int operands, int threads) 
 
 Grouping group_channels(const BoundProblem& problem, int operands, int threads) {
     Grouping grouping = usual_grouping(problem, operands, threads);
-    grouping.per_group = decide(grouping.per_group, 1, std::max<std::int64_t>(problem.geometry.channels, 1));
+    // The bits of dropout that backward keeps are those of whole rows.
+    const std::int64_t all = std::max<std::int64_t>(problem.geometry.channels, 1);
+    const bool whole_rows = problem.geometry.rows && problem.has_dropout();
+    grouping.per_group = decide(grouping.per_group, whole_rows ? all : fewest_channels(problem.geometry), all);
     grouping.shared = decide(grouping.shared);
     if (grouping.next != kFetchAlong && !problem.geometry.rows) {
         grouping.next = decide(grouping.next > 0) ? grouping.per_group : kFetchNothing;
@@ -212,7 +218,7 @@ BlockSweep cut_blocks_into_tasks(const BoundProblem& problem, const Blocks& bloc
         const bool whole_planes = keeps_bits && g.outer >= 4 * threads;
         if (whole_planes) sweep.block_step = divide_up(sweep.block_step, blocks.pieces) * blocks.pieces;
     }
-    sweep.channel_step = decide(sweep.channel_step, 1, most_channels);
+    sweep.channel_step = decide(sweep.channel_step, fewest_channels(g), most_channels);
     sweep.block_step = decide(std::min(sweep.block_step, most_blocks), 1, most_blocks);
     return sweep;
 }
