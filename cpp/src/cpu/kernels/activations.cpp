@@ -1,4 +1,4 @@
-// The activations of one target as functions of a vector, compiled once for each type computed in.
+// The activations of one target as functions, compiled once for each type computed in.
 #include "cpu/kernels/activations.h"
 
 namespace bnfast {
@@ -6,20 +6,26 @@ namespace BNFAST_TARGET {
 namespace {
 
 template <class Act, class T>
-Vec<T> forward(Vec<T> z, T slope) {
-    return Act(slope).forward(z);
+void forward(T* z, std::int64_t n, T slope) {
+    const Act act(slope);
+    for (std::int64_t i = 0; i < n; i += kLanes) store(z + i, act.forward(load(z + i)));
 }
 template <class Act, class T>
-Vec<T> gradient(Vec<T> z, Vec<T> dz, T slope) {
-    return backward_through(Act(slope), z, dz);
+void gradient(const T* z, T* dz, std::int64_t n, T slope) {
+    const Act act(slope);
+    for (std::int64_t i = 0; i < n; i += kLanes) store(dz + i, backward_through(act, load(z + i), load(dz + i)));
 }
 template <class Act, class T>
-Vec<T> inverse(Vec<T> y, T slope) {
-    return Act(slope).inverse(y);
+void inverse(T* y, std::int64_t n, T slope) {
+    const Act act(slope);
+    for (std::int64_t i = 0; i < n; i += kLanes) store(y + i, act.inverse(load(y + i)));
 }
 template <class Act, class T>
-Vec<T> gradient_from_output(Vec<T> y, Vec<T> dz, T slope) {
-    return dz * Act(slope).derivative_from_output(y);
+void gradient_from_output(const T* y, T* dz, std::int64_t n, T slope) {
+    const Act act(slope);
+    for (std::int64_t i = 0; i < n; i += kLanes) {
+        store(dz + i, load(dz + i) * act.derivative_from_output(load(y + i)));
+    }
 }
 
 template <class Act, class T>

@@ -1,8 +1,9 @@
-// Activations as values that a loop holds, and the choice of the loop that fits a task.
+// The activations of loops, and the choice of the loop that fits a task.
 //
-// Loops know identity and ReLU at compile time, as these cost next to nothing. All other activations are called, once
-// a vector, through functions that are compiled once for a target and a type computed in (activations.cpp): the code
-// of the kernels grows with the sum of activations and element types, not with their product.
+// Loops know identity and ReLU at compile time, as these cost next to nothing. All other activations go through one
+// general loop, which handles some elements in stages: it makes z, calls a function for all of it, and goes on from the
+// result. The functions are compiled once for a target and a type computed in (activations.cpp), so that the code of
+// the kernels grows with the sum of activations and element types, not with their product.
 #pragma once
 
 #include "cpu/kernels/span.h"
@@ -11,14 +12,17 @@
 namespace bnfast {
 namespace BNFAST_TARGET {
 
-// gradient gives that at z from that at the activation's output, dz. The last two start from the output y, as in-place
-// batch norm does; the other activations than those that it admits lack them.
+constexpr std::int64_t kStaged = 512;  // elements that a general loop handles at once: in L1, and worth a call
+
+// Functions of n elements, or as many as fill the last vector, in place. gradient makes dz, the gradient at the
+// activation's output, that at z. The last two start from the output y, as in-place batch norm does; they are there for
+// the activations that it admits.
 template <class T>
 struct ActivationFunctions {
-    Vec<T> (*forward)(Vec<T> z, T slope);
-    Vec<T> (*gradient)(Vec<T> z, Vec<T> dz, T slope);
-    Vec<T> (*inverse)(Vec<T> y, T slope) = nullptr;
-    Vec<T> (*gradient_from_output)(Vec<T> y, Vec<T> dz, T slope) = nullptr;
+    void (*forward)(T* z, std::int64_t n, T slope);
+    void (*gradient)(const T* z, T* dz, std::int64_t n, T slope);
+    void (*inverse)(T* y, std::int64_t n, T slope) = nullptr;
+    void (*gradient_from_output)(const T* y, T* dz, std::int64_t n, T slope) = nullptr;
 };
 template <class T>
 ActivationFunctions<T> functions_of(Activation activation) noexcept;
@@ -26,34 +30,6 @@ template <>
 ActivationFunctions<float> functions_of(Activation activation) noexcept;
 template <>
 ActivationFunctions<double> functions_of(Activation activation) noexcept;
-
-// Any activation, as a value with the interface of those in numerics/activations.h; identity is not called.
-template <class T>
-class AnyActivation {
-  public:
-    BNFAST_INLINE explicit AnyActivation(const cpu::ActivationCall& call)
-        : is_identity_(call.activation == Activation::kNone),
-          slope_(static_cast<T>(call.slope)),
-          functions_(functions_of<T>(call.activation)) {}
-
-    BNFAST_INLINE Vec<T> forward(Vec<T> z) const { return is_identity_ ? z : functions_.forward(z, slope_); }
-    BNFAST_INLINE Vec<T> gradient(Vec<T> z, Vec<T> dz) const {
-        return is_identity_ ? dz : functions_.gradient(z, dz, slope_);
-    }
-    BNFAST_INLINE Vec<T> inverse(Vec<T> y) const { return is_identity_ ? y : functions_.inverse(y, slope_); }
-    BNFAST_INLINE Vec<T> gradient_from_output(Vec<T> y, Vec<T> dz) const {
-        return is_identity_ ? dz : functions_.gradient_from_output(y, dz, slope_);
-    }
-
-  private:
-    bool is_identity_;
-    T slope_;
-    ActivationFunctions<T> functions_;
-};
-template <class T>
-BNFAST_INLINE Vec<T> backward_through(const AnyActivation<T>& activation, Vec<T> z, Vec<T> dz) {
-    return activation.gradient(z, dz);
-}
 
 template <class KnownActivation>
 struct IsIdentity {
@@ -65,26 +41,45 @@ struct IsIdentity<Identity<T>> {
 };
 
 // What a loop over a task is compiled for. Asking at every vector for what a call may have would be half of the work of
-// identity and ReLU, so these have plain loops, with dropout and without; all else goes through one general loop.
+// identity and ReLU, so these have plain loops, with dropout and without; all else goes through the general loop.
 template <class T, class KnownActivation, bool kDropout>
 struct PlainLoop {
     static constexpr bool kPlain = true;  // neither where nor prescale, and backward from x
-    static constexpr bool kDropsNothing = !kDropout;
     static constexpr bool kPassesDy = !kDropout && IsIdentity<KnownActivation>::kValue;  // as dz, as it is
     KnownActivation activation{T(0)};
 
-    static BNFAST_INLINE bool drops(bool) { return kDropout; }
+    static constexpr bool drops(bool) { return kDropout; }
 };
 template <class T>
-struct GeneralLoop {
-    static constexpr bool kPlain = false, kDropsNothing = false, kPassesDy = false;
-    AnyActivation<T> activation;
-    bool from_output;  // backward: x holds y
+class GeneralLoop {
+  public:
+    static constexpr bool kPlain = false, kPassesDy = false;
 
     BNFAST_INLINE explicit GeneralLoop(const cpu::ActivationCall& call)
-        : activation(call), from_output(call.from_output) {}
+        : from_output(call.from_output),
+          is_identity_(call.activation == Activation::kNone),
+          slope_(static_cast<T>(call.slope)),
+          functions_(functions_of<T>(call.activation)) {}
+
     // Whether there is dropout; `used` is what the task says.
-    static BNFAST_INLINE bool drops(bool used) { return used; }
+    static constexpr bool drops(bool used) { return used; }
+    BNFAST_INLINE void forward(T* z, std::int64_t n) const {
+        if (!is_identity_) functions_.forward(z, n, slope_);
+    }
+    // Makes dz the gradient at the pre-activation; from the output, makes y the pre-activation, too.
+    BNFAST_INLINE void backward(T* z_or_y, T* dz, std::int64_t n) const {
+        if (is_identity_) return;
+        if (!from_output) return functions_.gradient(z_or_y, dz, n, slope_);
+        functions_.gradient_from_output(z_or_y, dz, n, slope_);
+        functions_.inverse(z_or_y, n, slope_);
+    }
+
+    const bool from_output;  // backward: x holds y
+
+  private:
+    bool is_identity_;
+    T slope_;
+    ActivationFunctions<T> functions_;
 };
 
 // Calls f with the loop for the task.

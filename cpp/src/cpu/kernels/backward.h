@@ -57,9 +57,7 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense = !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
-    const std::int64_t portion = !Loop::drops(dropper.used) ? kEverything
-                                 : task.keep.made           ? kMadePortion
-                                                            : task.keep.portion;
+    const std::int64_t portion = portion_of<Loop>(task.keep);
     const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
         g, tile, is_dense, together, portion,
@@ -72,9 +70,6 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
             if (streaming) fetch_ends(at<S>(task.dx, p), n);
             if (streams_both) fetch_ends(at<S>(task.dresidual, p), n);
         },
-        [&](const Run& run, std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
-            if (Loop::drops(dropper.used)) dropper.prepare(run.inputs.mask + i, n);
-        },
         [&](std::int64_t c) __attribute__((always_inline)) {
             const auto get = [&](const void* values) __attribute__((always_inline)) {
                 return kRows ? row_coefficient<T>(values, c) : plane_coefficient<T>(values, c);
@@ -82,24 +77,48 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
             return BackwardCoefficients<T>{load_affine<T, kRows>(k, c), get(k.mean_dz), get(k.projection),
                                            get(k.dx_scale)};
         },
-        [&](const Run& run, std::int64_t i, auto lanes, const BackwardCoefficients<T>& coefficients, std::int64_t along)
-            __attribute__((always_inline)) {
-                if (fetches) {
-                    fetch(run.inputs.x + i + (kRows ? along : ahead_x));
-                    fetch(run.inputs.dy + i + (kRows ? along : ahead_dy));
-                    if (fetches_residual) fetch(run.inputs.residual + i + (kRows ? along : ahead_residual));
-                }
-                auto [x, centred, dz] = at_affine<S>(loop, dropper, run.inputs, i, lanes, coefficients.affine);
-                Vec<T> dx = gradient_at_input(dz, centred, coefficients.mean_dz, coefficients.projection,
+        [&](const Run& run, std::int64_t begin, std::int64_t n, auto walk) __attribute__((always_inline)) {
+            if (Loop::drops(dropper.used)) dropper.prepare(run.inputs.mask + begin, n);
+            const auto fetch_inputs = [&](std::int64_t i, std::int64_t along) __attribute__((always_inline)) {
+                if (!fetches) return;
+                fetch(run.inputs.x + i + (kRows ? along : ahead_x));
+                fetch(run.inputs.dy + i + (kRows ? along : ahead_dy));
+                if (fetches_residual) fetch(run.inputs.residual + i + (kRows ? along : ahead_residual));
+            };
+            const auto finish = [&](std::int64_t i, auto lanes, const BackwardCoefficients<T>& coefficients,
+                                    AtAffine<T> at) __attribute__((always_inline)) {
+                Vec<T> dx = gradient_at_input(at.dz, at.centred, coefficients.mean_dz, coefficients.projection,
                                               coefficients.dx_scale);
                 if (has_where) {
                     const Mask<T> mask = where_mask<T, kRows>(run.where, i);
-                    dz = select(mask, dz, Vec<T>(0));
+                    at.dz = select(mask, at.dz, Vec<T>(0));
                     dx = select(mask, dx, Vec<T>(0));
                 }
-                if (has_dresidual) lanes.store(run.dresidual + i, dz, streams_both);
+                if (has_dresidual) lanes.store(run.dresidual + i, at.dz, streams_both);
                 lanes.store(run.dx + i, dx, streaming);
-            });
+            };
+            if constexpr (kPlain) {
+                walk([&](std::int64_t i, auto lanes, const BackwardCoefficients<T>& coefficients, std::int64_t along)
+                         __attribute__((always_inline)) {
+                             fetch_inputs(i, along);
+                             finish(i, lanes, coefficients,
+                                    at_affine<S>(loop, dropper, run.inputs, i, lanes, coefficients.affine));
+                         });
+            } else {
+                Stage<T> stage;
+                walk([&](std::int64_t i, auto lanes, const BackwardCoefficients<T>& coefficients,
+                         std::int64_t along) __attribute__((always_inline)) {
+                    fetch_inputs(i, along);
+                    put_on_stage<S>(loop, dropper, run.inputs, i, lanes, coefficients.affine, stage, i - begin);
+                });
+                loop.backward(stage.z, stage.dz, n);
+                walk([&](std::int64_t i, auto lanes, const BackwardCoefficients<T>& coefficients, std::int64_t)
+                         __attribute__((always_inline)) {
+                             finish(i, lanes, coefficients,
+                                    from_stage<S>(loop, run.inputs, i, lanes, coefficients.affine, stage, i - begin));
+                         });
+            }
+        });
     if (streaming) stream_fence();
 }
 

@@ -16,13 +16,13 @@ struct ForwardRun {
 };
 
 template <class S, class Loop>
-void forward_tile(const Loop& loop, const ForwardTask& task, const Tile& shared_tile) {
+void forward_tile(const Loop& shared_loop, const ForwardTask& task, const Tile& shared_tile) {
     constexpr bool kRows = Loop::kRows, kPlain = Loop::kPlain;
     using T = Compute<S>;
     using Run = ForwardRun<S>;
     // Copies that no store can be suspected of changing.
+    const Loop loop = shared_loop;
     const Tile tile = shared_tile;
-    const auto activation = loop.activation;
     const Geometry g = task.geometry;
     const Coefficients coefficients = known<kPlain>(task.coefficients);
     const WhereBits where = known<kPlain>(task.where);
@@ -35,7 +35,7 @@ void forward_tile(const Loop& loop, const ForwardTask& task, const Tile& shared_
     const Dropper<T> dropper(window, task.keep, g);
     const bool is_dense =
         !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
-    const std::int64_t portion = Loop::drops(dropper.used) ? task.keep.portion : kEverything;
+    const std::int64_t portion = portion_of<Loop>(task.keep);
     const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
         g, tile, is_dense, together, portion,
@@ -47,23 +47,39 @@ void forward_tile(const Loop& loop, const ForwardTask& task, const Tile& shared_
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
             if (streaming) fetch_ends(at<S>(task.y, p), n);
         },
-        [&](const Run& run, std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
-            if (Loop::drops(dropper.used)) dropper.prepare(run.mask + i, n);
-        },
         [&](std::int64_t c) __attribute__((always_inline)) { return load_affine<T, kRows>(coefficients, c); },
-        [&](const Run& run, std::int64_t i, auto lanes, const Affine<T>& affine, std::int64_t along)
-            __attribute__((always_inline)) {
-                if (fetches) fetch(run.x + i + (kRows ? along : ahead_x));
-                Vec<T> z = affine.apply(affine.centre(lanes.load(run.x + i)));
-                if (has_residual) {
-                    if (fetches) fetch(run.residual + i + (kRows ? along : ahead_residual));
-                    z = z + lanes.load(run.residual + i);
-                }
-                Vec<T> y = activation.forward(z);
+        [&](const Run& run, std::int64_t begin, std::int64_t n, auto walk) __attribute__((always_inline)) {
+            if (Loop::drops(dropper.used)) dropper.prepare(run.mask + begin, n);
+            const auto pre_activation = [&](std::int64_t i, auto lanes, const Affine<T>& affine, std::int64_t along)
+                                            __attribute__((always_inline)) {
+                                                if (fetches) fetch(run.x + i + (kRows ? along : ahead_x));
+                                                Vec<T> z = affine.apply(affine.centre(lanes.load(run.x + i)));
+                                                if (has_residual) {
+                                                    if (fetches)
+                                                        fetch(run.residual + i + (kRows ? along : ahead_residual));
+                                                    z = z + lanes.load(run.residual + i);
+                                                }
+                                                return z;
+                                            };
+            const auto finish = [&](std::int64_t i, auto lanes, Vec<T> y) __attribute__((always_inline)) {
                 if (Loop::drops(dropper.used)) y = dropper.drop(run.mask + i, y);
                 if (has_where) y = select(where_mask<T, kRows>(run.where, i), y, Vec<T>(0));
                 lanes.store(run.y + i, y, streaming);
-            });
+            };
+            if constexpr (kPlain) {
+                walk([&](std::int64_t i, auto lanes, const Affine<T>& affine, std::int64_t along)
+                         __attribute__((always_inline)) {
+                             finish(i, lanes, loop.activation.forward(pre_activation(i, lanes, affine, along)));
+                         });
+            } else {
+                T z[kStaged];
+                walk([&](std::int64_t i, auto lanes, const Affine<T>& affine, std::int64_t along) __attribute__((
+                         always_inline)) { store(z + (i - begin), pre_activation(i, lanes, affine, along)); });
+                loop.forward(z, n);
+                walk([&](std::int64_t i, auto lanes, const Affine<T>&, std::int64_t)
+                         __attribute__((always_inline)) { finish(i, lanes, load(z + (i - begin))); });
+            }
+        });
     if (streaming) stream_fence();
 }
 

@@ -35,52 +35,81 @@ BNFAST_INLINE AtAffine<Compute<S>> at_affine(const Loop& loop, const Dropper<Com
                                              const GradientRun<S>& run, std::int64_t i, Lanes lanes,
                                              const Affine<Compute<S>>& affine) {
     using T = Compute<S>;
-    const Vec<T> x = lanes.load(run.x + i);
+    const Vec<T> x = lanes.load(run.x + i), centred = affine.centre(x);
     Vec<T> dz = lanes.load(run.dy + i);
-    if constexpr (!Loop::kPlain) {
-        if (loop.from_output) {
-            return {x, affine.undo(loop.activation.inverse(x)), loop.activation.gradient_from_output(x, dz)};
-        }
-    }
-    const Vec<T> centred = affine.centre(x);
     if (Loop::drops(dropper.used)) dz = dropper.drop(run.mask + i, dz, run.slot);
     Vec<T> z = affine.apply(centred);
     if (run.residual != nullptr) z = z + lanes.load(run.residual + i);
     return {x, centred, backward_through(loop.activation, z, dz)};
 }
 
-// Adds one vector to the sums of dz and of its products with x, or with (x - mean) * prescale if centred. has_where:
-// only the lanes of bits `where` take part.
-template <class S, class Loop, class Lanes>
-BNFAST_INLINE void add_gradient(const Loop& loop, const Dropper<Compute<S>>& dropper, const GradientRun<S>& run,
-                                std::int64_t i, Lanes lanes, const Affine<Compute<S>>& affine, bool centred_sums,
-                                bool has_where, std::uint32_t where, Vec<double>& sum, Vec<double>& product) {
+// The same in the stages of a general loop: z (or y) and dz of some elements, and what comes of them.
+template <class T>
+struct Stage {
+    T z[kStaged], dz[kStaged];
+};
+template <class S, class Lanes>
+BNFAST_INLINE void put_on_stage(const GeneralLoop<Compute<S>>& loop, const Dropper<Compute<S>>& dropper,
+                                const GradientRun<S>& run, std::int64_t i, Lanes lanes,
+                                const Affine<Compute<S>>& affine, Stage<Compute<S>>& stage, std::int64_t k) {
     using T = Compute<S>;
-    auto [x, centred, dz] = at_affine<S>(loop, dropper, run, i, lanes, affine);
-    if (has_where) {
-        dz = select(lanes_of<T>(where), dz, Vec<T>(0));
-        centred = select(lanes_of<T>(where), centred, Vec<T>(0));
-        x = select(lanes_of<T>(where), x, Vec<T>(0));
+    Vec<T> z = lanes.load(run.x + i), dz = lanes.load(run.dy + i);
+    if (!loop.from_output) {
+        if (dropper.used) dz = dropper.drop(run.mask + i, dz, run.slot);
+        z = affine.apply(affine.centre(z));
+        if (run.residual != nullptr) z = z + lanes.load(run.residual + i);
     }
+    store(stage.z + k, z);
+    store(stage.dz + k, dz);
+}
+template <class S, class Lanes>
+BNFAST_INLINE AtAffine<Compute<S>> from_stage(const GeneralLoop<Compute<S>>& loop, const GradientRun<S>& run,
+                                              std::int64_t i, Lanes lanes, const Affine<Compute<S>>& affine,
+                                              const Stage<Compute<S>>& stage, std::int64_t k) {
+    const Vec<Compute<S>> x = lanes.load(run.x + i);
+    return {x, loop.from_output ? affine.undo(load(stage.z + k)) : affine.centre(x), load(stage.dz + k)};
+}
+
+// Running sums of dz and of its products with x, or with x - mean.
+struct GradientSums {
+    Vec<double> dz, product;
+};
+
+// Adds one vector of a plain loop.
+template <class S, class Loop, class Lanes>
+BNFAST_INLINE void add_plain(const Loop& loop, const Dropper<Compute<S>>& dropper, const GradientRun<S>& run,
+                             std::int64_t i, Lanes lanes, const Affine<Compute<S>>& affine, GradientSums& sums) {
+    const AtAffine<Compute<S>> at = at_affine<S>(loop, dropper, run, i, lanes, affine);
     // Widened straight from memory where that is all that is needed of a vector.
-    Vec<double> wide, factor;
+    Vec<double> dz;
     if constexpr (Loop::kPassesDy) {
-        wide = lanes.load_wide(run.dy + i);
+        dz = lanes.load_wide(run.dy + i);
     } else {
-        wide = widen(dz);
+        dz = widen(at.dz);
     }
-    if constexpr (sizeof(T) == 8) {
-        factor = centred;
-    } else if constexpr (Loop::kPlain) {
-        factor = lanes.load_wide(run.x + i);
+    sums.dz = sums.dz + dz;
+    if constexpr (sizeof(S) == 8) {
+        sums.product = sums.product + at.centred * dz;
     } else {
-        factor = widen(centred_sums ? centred : x);
+        sums.product = add_exact_product(sums.product, lanes.load_wide(run.x + i), dz);
     }
-    sum = sum + wide;
+}
+// Adds one vector that comes from the stage. has_where: only the lanes of bits `where` take part.
+template <class S>
+BNFAST_INLINE void add_staged(AtAffine<Compute<S>> at, bool centred, bool has_where, std::uint32_t where,
+                              GradientSums& sums) {
+    using T = Compute<S>;
+    Vec<T> factor = centred ? at.centred : at.x;
+    if (has_where) {
+        at.dz = select(lanes_of<T>(where), at.dz, Vec<T>(0));
+        factor = select(lanes_of<T>(where), factor, Vec<T>(0));
+    }
+    const Vec<double> dz = widen(at.dz);
+    sums.dz = sums.dz + dz;
     if constexpr (sizeof(T) == 8) {
-        product = product + factor * wide;
+        sums.product = sums.product + factor * dz;
     } else {
-        product = add_exact_product(product, factor, wide);
+        sums.product = add_exact_product(sums.product, widen(factor), dz);
     }
 }
 
@@ -88,15 +117,17 @@ BNFAST_INLINE void add_gradient(const Loop& loop, const Dropper<Compute<S>>& dro
 
 // Sums of `count` neighbouring channels, plane after plane as they lie in memory.
 template <class S, class Loop>
-void sum_gradients_planes(const Loop& loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper,
+void sum_gradients_planes(const Loop& shared_loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper,
                           const BlockSpan& span, const Position& after, std::int64_t channel, std::int64_t count,
                           double* sum_dz, double* sum_product) {
+    using T = Compute<S>;
+    const Loop loop = shared_loop;
     const WhereBits where_bits = known<Loop::kPlain>(task.where);
     const bool has_where = where_bits.bits != nullptr, has_residual = task.residual.data != nullptr;
     const bool centred = task.sums == Sums::kCentred, drops = Loop::drops(dropper.used);
     const std::int64_t n = span.inner_end - span.inner_begin, total = count * n;
-    Vec<double> sums[kPlanesTogether], products[kPlanesTogether];
-    for (std::int64_t c = 0; c < count; ++c) sums[c] = products[c] = Vec<double>(0.0);
+    GradientSums all_sums[kPlanesTogether];
+    for (std::int64_t c = 0; c < count; ++c) all_sums[c] = {Vec<double>(0.0), Vec<double>(0.0)};
     for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
         const Position next = o + 1 < span.outer_end ? Position{o + 1, channel, span.inner_begin} : after;
         const S *next_x = at<S>(task.x, next), *next_dy = at<S>(task.dy, next);
@@ -106,44 +137,66 @@ void sum_gradients_planes(const Loop& loop, const BackwardTask& task, const Drop
             const GradientRun<S> run = open_inputs<S>(task, dropper.index, p);
             const Ahead<S> x(run.x, next_x, c * n, total), dy(run.dy, next_dy, c * n, total);
             const Ahead<S> residual(has_residual ? run.residual : run.x, next_residual, c * n, total);
-            const auto affine = load_affine<Compute<S>, false>(known<Loop::kPlain>(task.coefficients), p.channel);
+            const auto affine = load_affine<T, false>(known<Loop::kPlain>(task.coefficients), p.channel);
             const WhereRun where = open_where<false>(where_bits, p);
-            Vec<double> sum = sums[c], product = products[c];
-            const auto add = [&](std::int64_t i, auto lanes, bool beyond_split) __attribute__((always_inline)) {
+            GradientSums sums = all_sums[c];
+            const std::int64_t split = Ahead<S>::split(c * n, total);
+            const auto fetch_inputs = [&](std::int64_t i, bool beyond_split) __attribute__((always_inline)) {
                 x.fetch(i, beyond_split);
                 dy.fetch(i, beyond_split);
                 if (has_residual) residual.fetch(i, beyond_split);
-                const std::uint32_t taking_part = has_where ? bits_from(where.row, where.first + i) : 0;
-                add_gradient<S>(loop, dropper, run, i, lanes, affine, centred, has_where, taking_part, sum, product);
             };
-            const std::int64_t split = Ahead<S>::split(c * n, total);
-            if constexpr (Loop::kDropsNothing) {
-                for_each_vector_split(n, split, add);
+            const auto no_head = [](const auto&) __attribute__((always_inline)) { return std::int64_t{0}; };
+            const auto same = [&](std::int64_t) __attribute__((always_inline)) { return 0; };
+            if constexpr (Loop::kPlain && !Loop::drops(true)) {
+                for_each_vector_split(n, split,
+                                      [&](std::int64_t i, auto lanes, bool beyond_split)
+                                          __attribute__((always_inline)) {
+                                              fetch_inputs(i, beyond_split);
+                                              add_plain<S>(loop, dropper, run, i, lanes, affine, sums);
+                                          });
             } else {
-                for_each_in_run(
-                    run, n, drops ? task.keep.portion : kEverything,
-                    [](const auto&) __attribute__((always_inline)) { return std::int64_t{0}; },
-                    [&](const auto&, std::int64_t i, std::int64_t portion) __attribute__((always_inline)) {
-                        if (drops) dropper.prepare(run.mask + i, portion);
-                    },
-                    [&](const auto&, std::int64_t i, auto lanes)
-                        __attribute__((always_inline)) { add(i, lanes, i >= split); });
+                for_each_in_run<S>(
+                    run, n, portion_of<Loop>(task.keep), no_head, same,
+                    [&](const auto&, std::int64_t begin, std::int64_t portion, auto walk)
+                        __attribute__((always_inline)) {
+                            if (drops) dropper.prepare(run.mask + begin, portion);
+                            if constexpr (Loop::kPlain) {
+                                walk([&](std::int64_t i, auto lanes, int, std::int64_t) __attribute__((always_inline)) {
+                                    fetch_inputs(i, i >= split);
+                                    add_plain<S>(loop, dropper, run, i, lanes, affine, sums);
+                                });
+                            } else {
+                                Stage<T> stage;
+                                walk([&](std::int64_t i, auto lanes, int, std::int64_t) __attribute__((always_inline)) {
+                                    fetch_inputs(i, i >= split);
+                                    put_on_stage<S>(loop, dropper, run, i, lanes, affine, stage, i - begin);
+                                });
+                                loop.backward(stage.z, stage.dz, portion);
+                                walk([&](std::int64_t i, auto lanes, int, std::int64_t) __attribute__((always_inline)) {
+                                    const auto at = from_stage<S>(loop, run, i, lanes, affine, stage, i - begin);
+                                    const std::uint32_t part = has_where ? bits_from(where.row, where.first + i) : 0;
+                                    add_staged<S>(at, centred, has_where, part, sums);
+                                });
+                            }
+                        });
             }
-            sums[c] = sum;
-            products[c] = product;
+            all_sums[c] = sums;
         }
     }
     for (std::int64_t c = 0; c < count; ++c) {
-        sum_dz[c] = sum_lanes(sums[c]);
-        sum_product[c] = sum_lanes(products[c]);
+        sum_dz[c] = sum_lanes(all_sums[c].dz);
+        sum_product[c] = sum_lanes(all_sums[c].product);
     }
 }
 
 // --- rows -------------------------------------------------------------------------------------------------------
 
 template <class S, int kCount, class Loop>
-void add_gradient_rows(const Loop& loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper, std::int64_t o,
-                       const BlockRange& range, bool in_slots, double* sum_dz, double* sum_product) {
+void add_gradient_rows(const Loop& shared_loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper,
+                       std::int64_t o, const BlockRange& range, bool in_slots, double* sum_dz, double* sum_product) {
+    using T = Compute<S>;
+    const Loop loop = shared_loop;
     const std::int64_t width = range.channel_end - range.channel_begin;
     const std::int64_t stride_x = task.x.outer_stride, stride_dy = task.dy.outer_stride;
     const std::int64_t stride_residual = task.residual.outer_stride;
@@ -154,9 +207,7 @@ void add_gradient_rows(const Loop& loop, const BackwardTask& task, const Dropper
         runs[r] = open_inputs<S>(task, dropper.index, Position{o + r, range.channel_begin, 0});
         runs[r].slot = in_slots ? r : 0;
     }
-    for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-        const auto affine = load_affine<Compute<S>, true>(coefficients, range.channel_begin + i);
-        Vec<double> sum = lanes.load(sum_dz + i), product = lanes.load(sum_product + i);
+    const auto fetch_inputs = [&](std::int64_t i) __attribute__((always_inline)) {
         const std::int64_t ahead_x = rows_ahead<S, kCount>(stride_x, width, i);
         const std::int64_t ahead_dy = rows_ahead<S, kCount>(stride_dy, width, i);
         const std::int64_t ahead_residual = rows_ahead<S, kCount>(stride_residual, width, i);
@@ -164,11 +215,46 @@ void add_gradient_rows(const Loop& loop, const BackwardTask& task, const Dropper
             fetch(runs[r].x + i + ahead_x);
             fetch(runs[r].dy + i + ahead_dy);
             if (has_residual) fetch(runs[r].residual + i + ahead_residual);
-            add_gradient<S>(loop, dropper, runs[r], i, lanes, affine, centred, false, 0, sum, product);
         }
-        lanes.store(sum_dz + i, sum, false);
-        lanes.store(sum_product + i, product, false);
-    });
+    };
+    // Adds to the sums of the vector at i what add(r, affine, sums) adds for each row r.
+    const auto add_rows = [&](std::int64_t i, auto lanes, auto add) __attribute__((always_inline)) {
+        const auto affine = load_affine<T, true>(coefficients, range.channel_begin + i);
+        GradientSums sums{lanes.load(sum_dz + i), lanes.load(sum_product + i)};
+        BNFAST_UNROLL for (int r = 0; r < kCount; ++r) add(r, affine, sums);
+        lanes.store(sum_dz + i, sums.dz, false);
+        lanes.store(sum_product + i, sums.product, false);
+    };
+    if constexpr (Loop::kPlain) {
+        for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+            fetch_inputs(i);
+            add_rows(i, lanes, [&](int r, const Affine<T>& affine, GradientSums& sums) __attribute__((always_inline)) {
+                add_plain<S>(loop, dropper, runs[r], i, lanes, affine, sums);
+            });
+        });
+    } else {
+        constexpr std::int64_t kPiece = kStaged / kCount;
+        Stage<T> stage;
+        for (std::int64_t begin = 0, n; begin < width; begin += n) {
+            n = width - begin < kPiece ? width - begin : kPiece;
+            for_each_vector(n, 0, [&](std::int64_t k, auto lanes) __attribute__((always_inline)) {
+                const auto affine = load_affine<T, true>(coefficients, range.channel_begin + begin + k);
+                fetch_inputs(begin + k);
+                BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
+                    put_on_stage<S>(loop, dropper, runs[r], begin + k, lanes, affine, stage, r * kPiece + k);
+                }
+            });
+            for (int r = 0; r < kCount; ++r) loop.backward(stage.z + r * kPiece, stage.dz + r * kPiece, n);
+            for_each_vector(n, 0, [&](std::int64_t k, auto lanes) __attribute__((always_inline)) {
+                add_rows(begin + k, lanes,
+                         [&](int r, const Affine<T>& affine, GradientSums& sums) __attribute__((always_inline)) {
+                             add_staged<S>(from_stage<S>(loop, runs[r], begin + k, lanes, affine, stage,
+                                                         r * kPiece + k),
+                                           centred, false, 0, sums);
+                         });
+            });
+        }
+    }
 }
 
 template <class S, class Loop>

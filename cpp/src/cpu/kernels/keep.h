@@ -13,6 +13,15 @@ constexpr std::int64_t kMadePortion = kMostPrepared / kRowsTogether;  // where b
 static_assert(cpu::kMostAtOnce <= kMadePortion, "rows that go together are prepared at once");
 constexpr std::int64_t kEverything = std::int64_t{1} << 62;  // one portion where there is no dropout
 
+// The elements that a loop handles at once.
+template <class Loop>
+BNFAST_INLINE std::int64_t portion_of(const KeepBits& keep) {
+    static_assert(cpu::kMostAtOnce <= kStaged, "a portion of bits is a portion of the stages, too");
+    if (Loop::drops(keep.used) && !keep.made) return keep.portion;
+    if (!Loop::kPlain) return kStaged;
+    return Loop::drops(keep.used) ? kMadePortion : kEverything;
+}
+
 // Where the elements of a task are in the mask. A value of its own: no store can be suspected of changing it.
 struct MaskIndex {
     std::int64_t outer, channel, first;

@@ -129,30 +129,41 @@ BNFAST_INLINE bool whole(const Tile& tile, const Geometry& g) {
                   : tile.inner_begin == 0 && tile.inner_end == g.inner && g.inner >= kLanes;
 }
 
-// A walk over a tile goes along runs of memory, and along each by vectors. Its loops take functions:
+// A walk over a tile goes along runs of memory, and along each by portions of vectors. Its loops take functions:
 //   open(position) gives what the run that begins there is walked with, pointers above all: computed once a run,
 //   head(run) the elements before the output is aligned, where it has to be: where it is streamed, and where rows go
 //     together, whose stores take up to twice as long (Intel) if each is to parts of two lines,
-//   prepare(run, i, n) comes before each n elements, at most a portion or kRowsTogether rows of a portion each,
 //   announce(position, n) one run of n elements ahead,
-//   make(channel) gives the coefficients, and body(run, i, lanes, coefficients, ahead) handles the elements from i on;
-//   `ahead` is how far from there what the walk along rows comes to next lies in memory.
+//   make(channel) gives the coefficients,
+//   handle(run, begin, n, walk) handles n elements, at most a portion or kRowsTogether rows of a portion each. It calls
+//     walk(body) as often as it has stages, and that calls body(i, lanes, coefficients, ahead) for the elements from i
+//     on; `ahead` is how far from there what the walk along rows comes to next lies in memory.
+
+// Calls f(first, count) for the elements [0, head) and [tail, n) that no whole vector covers, if any. A loop, so that
+// there is one copy of f: inlined, as what a function of its own refers to would no longer be kept in registers.
+template <class F>
+BNFAST_INLINE void for_both_ends(std::int64_t n, std::int64_t head, std::int64_t tail, F f) {
+    BNFAST_ROLL for (std::int64_t i = head > 0 ? 0 : tail; i < n; i = i < tail ? tail : n) {
+        f(i, static_cast<int>(i < tail ? head : n - i));
+    }
+}
 
 // Dense rows, kCount at once for each load of the coefficients, from the head's end on; returns where the rest of the
 // `end` elements begins.
-template <class S, int kCount, class Run, class Prepare, class Make, class Body>
+template <class S, int kCount, class Run, class Make, class Handle>
 BNFAST_INLINE std::int64_t for_each_in_rows_together(std::int64_t channels, std::int64_t head, std::int64_t end,
-                                                     const Run& run, Prepare prepare, Make make, Body body) {
+                                                     const Run& run, Make make, Handle handle) {
     std::int64_t begin = head;
     for (const std::int64_t together = kCount * channels; end - begin >= together; begin += together) {
-        prepare(run, begin, together);
-        for (std::int64_t c = 0; c < channels; c += kLanes) {
-            const auto coefficients = make(head + c);
-            const std::int64_t ahead = rows_ahead<S, kCount>(channels, channels, c);
-            BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
-                body(run, begin + r * channels + c, AllLanes{}, coefficients, ahead);
+        handle(run, begin, together, [&](auto body) __attribute__((always_inline)) {
+            for (std::int64_t c = 0; c < channels; c += kLanes) {
+                const auto coefficients = make(head + c);
+                const std::int64_t ahead = rows_ahead<S, kCount>(channels, channels, c);
+                BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
+                    body(begin + r * channels + c, AllLanes{}, coefficients, ahead);
+                }
             }
-        }
+        });
     }
     return begin;
 }
@@ -172,84 +183,91 @@ BNFAST_INLINE bool rows_go_together(const Geometry& g, bool is_dense, bool in_ca
 // A tile of dense rows as one run. A vector may reach into the next row: per-channel values are continued
 // periodically behind the last channel. Rows go several at once if they are in the cache; from memory, one after the
 // other is faster.
-template <class S, bool kPlain, class Open, class Head, class Prepare, class Make, class Body>
+template <class S, bool kPlain, class Open, class Head, class Make, class Handle>
 BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, bool together, std::int64_t portion,
-                                          Open open, Head head_of_run, Prepare prepare, Make make, Body body) {
+                                          Open open, Head head_of_run, Make make, Handle handle) {
     const std::int64_t n = (tile.outer_end - tile.outer_begin) * g.channels, channels = g.channels;
     const auto run = open(Position{tile.outer_begin, 0, 0});
     const std::int64_t head = head_of_run(run) < n ? head_of_run(run) : n;
     const std::int64_t tail = head + (n - head) / kLanes * kLanes;
     const std::int64_t step = channels < kLanes ? kLanes % channels : kLanes;
-    const auto edge = [&](std::int64_t begin, std::int64_t end) {  // not inlined: one copy of the body
-        if (begin == end) return;
-        prepare(run, begin, end - begin);
-        body(run, begin, FirstLanes{static_cast<int>(end - begin)}, make(begin % channels), kAlong<S>);
-    };
-    edge(0, head);
     std::int64_t channel = head % channels, begin = head;
     if constexpr (kPlain) {
-        if (together)
-            begin = for_each_in_rows_together<S, kRowsTogether>(channels, head, tail, run, prepare, make, body);
+        if (together) begin = for_each_in_rows_together<S, kRowsTogether>(channels, head, tail, run, make, handle);
     }
     for (std::int64_t end; begin < tail; begin = end) {
         end = tail - begin > portion ? begin + portion : tail;
-        prepare(run, begin, end - begin);
-        for (std::int64_t i = begin; i < end; i += kLanes) {
-            body(run, i, AllLanes{}, make(channel), kAlong<S>);
-            channel += step;
-            if (channel >= channels) channel -= channels;
-        }
+        std::int64_t next_channel = channel;
+        handle(run, begin, end - begin, [&](auto body) __attribute__((always_inline)) {
+            std::int64_t c = channel;
+            for (std::int64_t i = begin; i < end; i += kLanes) {
+                body(i, AllLanes{}, make(c), kAlong<S>);
+                c += step;
+                if (c >= channels) c -= channels;
+            }
+            next_channel = c;
+        });
+        channel = next_channel;
     }
-    edge(tail, n);
+    for_both_ends(n, head, tail, [&](std::int64_t first, int count) __attribute__((always_inline)) {
+        handle(run, first, count, [&](auto body) __attribute__((always_inline)) {
+            body(first, FirstLanes{count}, make(first % channels), kAlong<S>);
+        });
+    });
 }
 
 // The dense planes of one outer index as one run. A vector over the border of two planes blends their coefficients.
-template <class S, class Open, class Head, class Prepare, class Make, class Body>
+template <class S, class Open, class Head, class Make, class Handle>
 BNFAST_INLINE void for_each_in_dense_planes(const Geometry& g, const Tile& tile, std::int64_t outer,
-                                            std::int64_t portion, Open open, Head head_of_run, Prepare prepare,
-                                            Make make, Body body) {
+                                            std::int64_t portion, Open open, Head head_of_run, Make make,
+                                            Handle handle) {
     const std::int64_t n = (tile.channel_end - tile.channel_begin) * g.inner, inner = g.inner;
     const auto run = open(Position{outer, tile.channel_begin, 0});
     const std::int64_t head = head_of_run(run) < n ? head_of_run(run) : n;
     const std::int64_t tail = head + (n - head) / kLanes * kLanes;
-    std::int64_t i = head, border = inner, channel = tile.channel_begin, prepared = 0;
-    auto coefficients = make(channel);
-    if (head > 0) {
-        prepare(run, 0, head);
-        body(run, 0, FirstLanes{static_cast<int>(head)}, coefficients, kAlong<S>);
+    std::int64_t border = inner, channel = tile.channel_begin;  // those of the plane that the walk is in
+    for (std::int64_t begin = head, end; begin < tail; begin = end) {
+        end = tail - begin > portion ? begin + portion : tail;
+        std::int64_t next_border = border, next_channel = channel;
+        handle(run, begin, end - begin, [&](auto body) __attribute__((always_inline)) {
+            std::int64_t i = begin, b = border, c = channel;
+            auto coefficients = make(c);
+            while (true) {
+                const std::int64_t last = b < end ? b : end;
+                for (; i + kLanes <= last; i += kLanes) body(i, AllLanes{}, coefficients, kAlong<S>);
+                if (i >= end) break;
+                const auto next = make(++c);
+                body(i, AllLanes{}, blend(first_lanes<Compute<S>>(static_cast<int>(b - i)), coefficients, next),
+                     kAlong<S>);
+                i += kLanes;
+                b += inner;
+                coefficients = next;
+            }
+            next_border = b;
+            next_channel = c;
+        });
+        border = next_border;
+        channel = next_channel;
     }
-    while (i < tail) {
-        if (i >= prepared) {
-            prepared = tail - i > portion ? i + portion : tail;
-            prepare(run, i, prepared - i);
-        }
-        const std::int64_t last = border < prepared ? border : prepared;
-        for (; i + kLanes <= last; i += kLanes) body(run, i, AllLanes{}, coefficients, kAlong<S>);
-        if (i >= prepared) continue;
-        const auto next = make(++channel);
-        body(run, i, AllLanes{}, blend(first_lanes<Compute<S>>(static_cast<int>(border - i)), coefficients, next),
-             kAlong<S>);
-        i += kLanes;
-        border += inner;
-        coefficients = next;
-    }
-    if (i < n) {
-        prepare(run, i, n - i);
-        body(run, i, FirstLanes{static_cast<int>(n - i)}, make(tile.channel_end - 1), kAlong<S>);
-    }
+    for_both_ends(n, head, tail, [&](std::int64_t first, int count) __attribute__((always_inline)) {
+        handle(run, first, count, [&](auto body) __attribute__((always_inline)) {
+            body(first, FirstLanes{count}, make(first == 0 ? tile.channel_begin : tile.channel_end - 1), kAlong<S>);
+        });
+    });
 }
 
-// A run by itself.
-template <class Run, class Head, class Prepare, class Body>
-BNFAST_INLINE void for_each_in_run(const Run& run, std::int64_t n, std::int64_t portion, Head head_of_run,
-                                   Prepare prepare, Body body) {
+// A run by itself, whose coefficients are make(i).
+template <class S, class Run, class Head, class Make, class Handle>
+BNFAST_INLINE void for_each_in_run(const Run& run, std::int64_t n, std::int64_t portion, Head head_of_run, Make make,
+                                   Handle handle) {
     const std::int64_t head = head_of_run(run);  // a portion of its own: vectors begin where bits are prepared from
     for (std::int64_t begin = 0, count; begin < n; begin += count) {
         const std::int64_t most = begin < head ? head : portion;
         count = n - begin < most ? n - begin : most;
-        prepare(run, begin, count);
-        for_each_vector(count, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-            body(run, begin + i, lanes);
+        handle(run, begin, count, [&](auto body) __attribute__((always_inline)) {
+            for_each_vector(count, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+                body(begin + i, lanes, make(begin + i), kAlong<S>);
+            });
         });
     }
 }
@@ -264,36 +282,32 @@ BNFAST_INLINE void fetch_ends(const S* run, std::int64_t n) {
 }
 
 // All runs of a tile. Planes go last to first: what the sweep before left in the cache is used before it is replaced.
-template <class S, class Loop, class Open, class Head, class Announce, class Prepare, class Make, class Body>
+template <class S, class Loop, class Open, class Head, class Announce, class Make, class Handle>
 BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is_dense, bool together,
-                                    std::int64_t portion, Open open, Head head_of_run, Announce announce,
-                                    Prepare prepare, Make make, Body body) {
+                                    std::int64_t portion, Open open, Head head_of_run, Announce announce, Make make,
+                                    Handle handle) {
     if constexpr (Loop::kRows) {
         if (is_dense) {
-            return for_each_in_dense_rows<S, Loop::kPlain>(g, tile, together, portion, open, head_of_run, prepare, make,
-                                                           body);
+            return for_each_in_dense_rows<S, Loop::kPlain>(g, tile, together, portion, open, head_of_run, make, handle);
         }
         for (std::int64_t o = tile.outer_begin; o < tile.outer_end; ++o) {
-            for_each_in_run(open(Position{o, tile.channel_begin, 0}), tile.channel_end - tile.channel_begin, portion,
-                            head_of_run, prepare,
-                            [&](const auto& run, std::int64_t i, auto lanes) __attribute__((always_inline)) {
-                                body(run, i, lanes, make(tile.channel_begin + i), kAlong<S>);
-                            });
+            for_each_in_run<S>(
+                open(Position{o, tile.channel_begin, 0}), tile.channel_end - tile.channel_begin, portion, head_of_run,
+                [&](std::int64_t i) __attribute__((always_inline)) { return make(tile.channel_begin + i); }, handle);
         }
     } else {
         for (std::int64_t o = tile.outer_end - 1; o >= tile.outer_begin; --o) {
             if (is_dense) {
                 const std::int64_t next = o > tile.outer_begin ? o - 1 : o;
                 announce(Position{next, tile.channel_begin, 0}, (tile.channel_end - tile.channel_begin) * g.inner);
-                for_each_in_dense_planes<S>(g, tile, o, portion, open, head_of_run, prepare, make, body);
+                for_each_in_dense_planes<S>(g, tile, o, portion, open, head_of_run, make, handle);
                 continue;
             }
             for (std::int64_t c = tile.channel_begin; c < tile.channel_end; ++c) {
                 const auto coefficients = make(c);
-                for_each_in_run(open(Position{o, c, tile.inner_begin}), tile.inner_end - tile.inner_begin, portion,
-                                head_of_run, prepare,
-                                [&](const auto& run, std::int64_t i, auto lanes)
-                                    __attribute__((always_inline)) { body(run, i, lanes, coefficients, kAlong<S>); });
+                for_each_in_run<S>(
+                    open(Position{o, c, tile.inner_begin}), tile.inner_end - tile.inner_begin, portion, head_of_run,
+                    [&](std::int64_t) __attribute__((always_inline)) { return coefficients; }, handle);
             }
         }
     }
