@@ -39,7 +39,7 @@ bool native_order(const py::dtype& dtype) {
     return order == '=' || order == '|' || order == kThisOrder;
 }
 
-// `object` as the array that it must be. Masked arrays are arrays, too, but what their masks leave out would be taken.
+// `object` as an array. Masked arrays are refused: their masks would be ignored.
 py::array array_of(const char* operation, const char* name, const py::handle& object, const char* expected) {
     if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_) {
         if (!py::isinstance<py::array>(object)) wrong_type(operation, name, object, expected);

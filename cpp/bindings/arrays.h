@@ -17,8 +17,9 @@ namespace bnfast::bindings {
 
 namespace py = pybind11;
 
-// module.attribute, which stays in `slot`. The GIL guards that: the lock of a static's initialisation would be held by
-// a thread that waits for the GIL inside the import.
+// module.attribute, imported at the first call and kept in `slot`, a static pointer of the caller that the GIL guards.
+// C++ would hold a lock while it initialised a static by an import: the thread could wait for the GIL inside the import
+// while another one, which has the GIL, waits for that lock.
 py::handle imported_once(PyObject*& slot, const char* module, const char* attribute);
 
 // A NumPy array as a view, with memory of its own for shape and strides: the array's may go away while kernels run, if

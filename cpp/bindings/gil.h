@@ -9,12 +9,13 @@ namespace bnfast::bindings {
 
 namespace py = pybind11;
 
-// Never returns. A thread that waits for the GIL while Python ends is not to run any further, and to leave it by
-// unwinding would end the process (std::terminate) or let go of Python objects without the GIL. From 3.14 on Python
-// itself does this; before, it calls pthread_exit, which in glibc unwinds the thread's stack as an exception does.
+// Never returns: for a thread that wants the GIL while Python ends, and must not run any further. Before 3.14 Python
+// ends such a thread by pthread_exit, which in glibc unwinds the stack as an exception does. In C++ that would end the
+// process (std::terminate), or release Python objects without the GIL. From 3.14 on Python makes the thread wait.
 [[noreturn]] void wait_for_the_end() noexcept;
 
-// f(), a call of Python's that may wait for the GIL: C, which throws nothing else. f must not own Python objects.
+// The result of f(), which calls a C function of Python that may wait for the GIL. As C throws nothing, whatever is
+// caught is the unwinding of pthread_exit. f must not own Python objects.
 template <class F>
 auto or_wait_for_the_end(F f) -> decltype(f()) {
     try {
@@ -24,7 +25,7 @@ auto or_wait_for_the_end(F f) -> decltype(f()) {
     }
 }
 
-// callable(arguments...), where Python code runs, which may lose the GIL at any moment.
+// The result of callable(arguments...). It runs Python code, which gives other threads the GIL from time to time.
 template <class... Arguments>
 py::object call_python(const py::handle& callable, const Arguments&... arguments) {
     PyObject* const objects[] = {arguments.ptr()...};
@@ -37,8 +38,8 @@ py::object call_python(const py::handle& callable, const Arguments&... arguments
 // Gives up the GIL for the lifetime of the object.
 class ReleasedGil {
   public:
-    // For a call over so many elements: below kWorthwhile nothing happens, as getting the GIL back may take a switch
-    // interval, 5 ms.
+    // For a call over so many elements. Fewer than kWorthwhile are computed with the GIL, as it may take a switch
+    // interval of Python, 5 ms, to get it back.
     explicit ReleasedGil(std::int64_t elements = kWorthwhile)
         : state_(elements >= kWorthwhile ? PyEval_SaveThread() : nullptr) {}
     ~ReleasedGil() {

@@ -8,7 +8,7 @@
 
 namespace bnfast::bindings {
 
-// Python's own functions, under names of ours: its headers before 3.13 forget to give them C linkage.
+// Functions of Python under names of our own, as its headers before 3.13 do not declare them as C.
 int trace(unsigned domain, std::uintptr_t data, std::size_t size) __asm__("PyTraceMalloc_Track");
 int untrace(unsigned domain, std::uintptr_t data) __asm__("PyTraceMalloc_Untrack");
 
@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t kHugePage = 2 << 20;
 constexpr std::size_t kSmallStep = 1 << 16;
-constexpr unsigned kNumPyDomain = 389047;  // of tracemalloc: what belongs to arrays
+constexpr unsigned kNumPyDomain = 389047;  // under which tracemalloc counts the memory of arrays
 
 struct Block {
     void* data;
@@ -46,11 +46,11 @@ Block map_block(std::size_t size) {
     return {begin, size};
 }
 
-// Guarded by the GIL.
+// Memory that no array uses. All functions are called with the GIL.
 class Cache {
   public:
     Block take(std::size_t size) {
-        // The last one that went back is the warmest.
+        // The block that was given back last is the likeliest to be in a cache.
         for (std::size_t i = kept_.size(); i-- > 0;) {
             const Block block = kept_[i];
             if (block.size < size || block.size > size + size / 4) continue;
@@ -87,7 +87,7 @@ class Cache {
 };
 
 Cache& cache() {
-    static Cache* const instance = new Cache;  // arrays may outlive the end of the program's statics
+    static Cache* const instance = new Cache;  // never destroyed: arrays may outlive statics
     return *instance;
 }
 

@@ -19,13 +19,13 @@ struct OutputMemory {
     void* data;
     py::object owner;
 };
-// `phase` is the address modulo 64. Throws OutOfMemory.
+// Memory of so many bytes, whose address modulo 64 is `phase`. Throws OutOfMemory.
 OutputMemory take_output_memory(std::size_t bytes, std::size_t phase);
 
-// Arrays from this size on have such memory; smaller ones are NumPy's own.
+// New arrays of at least so many bytes have such memory. NumPy allocates smaller ones.
 constexpr std::size_t kLargeOutput = 1 << 20;
 
-// The most bytes that are kept while no array uses them.
+// How many bytes at most are kept while no array uses them.
 std::size_t cache_limit();
 void set_cache_limit(std::size_t bytes);
 

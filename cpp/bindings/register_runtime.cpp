@@ -29,7 +29,8 @@ void stream_sum_arrays(py::array_t<float, py::array::c_style> dst,
 
 }  // namespace
 
-// The unwinding of pthread_exit is caught as a reference to no object, which UBSan takes for a fault.
+// What catches the unwinding of pthread_exit binds a reference to no object, which the sanitizer of undefined behaviour
+// would report.
 [[gnu::no_sanitize("undefined")]] void set_python_error(const char* operation) noexcept {
     try {
         throw;

@@ -94,11 +94,11 @@ def refuse_masked(operation: str, argument: str, value: Any) -> None:
 def as_array(operation: str, argument: str, value: Any) -> NDArray[Any]:
     """Return `value` as an array; what NumPy cannot read (a tensor on a GPU) is a TypeError."""
     refuse_masked(operation, argument, value)
-    if hasattr(value, "detach"):  # NumPy reads no tensor that requires a gradient, as parameters do
-        value = value.detach()
+    if hasattr(value, "detach"):
+        value = value.detach()  # NumPy does not read tensors of PyTorch that require a gradient
     got = type(value).__name__
     refused = TypeError(f"{operation}: {argument} is of type {got}, expected an array")
-    if value is None:  # of which NumPy makes an array of objects
+    if value is None:  # NumPy would make an array of dtype object
         raise refused
     try:
         return np.asarray(value)
@@ -112,7 +112,7 @@ def per_channel(
     """Return `value` as a 1-D float32 or float64 array of `channels` entries (None: any number)."""
     array = as_array(operation, argument, value)
     if array.dtype.kind in "iu" and isinstance(value, (list, tuple)):
-        array = array.astype(np.float64)  # [0, 1] names no dtype, an array of integers does
+        array = array.astype(np.float64)  # only an array has chosen its dtype
     if array.dtype not in (np.float32, np.float64):
         expected = "float32 or float64 in native byte order"
         raise TypeError(f"{operation}: {argument} has dtype {array.dtype}, expected {expected}")
@@ -125,7 +125,7 @@ def saved_values(
 ) -> NDArray[np.float32] | NDArray[np.float64]:
     """Return `per_channel` of an entry of a state, which may also be 16-bit, or PyTorch's."""
     if str(getattr(value, "dtype", None)) == "torch.bfloat16":
-        value = value.float()  # which NumPy does not read
+        value = value.float()  # NumPy does not read PyTorch's bfloat16
     if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
         value = as_array(operation, argument, value)
         if value.dtype.name in ("float16", "bfloat16") and value.dtype.isnative:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     Seed = int | np.integer[Any] | np.random.Generator | None
 
 MODES = ("inverted", "classic", "alpha")
-_MOST_DIMENSIONS = 64 if int(np.__version__.split(".")[0]) >= 2 else 32  # of NumPy's arrays
+# How many dimensions an array of this NumPy may have.
+_MOST_DIMENSIONS = 64 if int(np.__version__.split(".")[0]) >= 2 else 32
 _MODE_NUMBERS = {mode: number for number, mode in enumerate(MODES)}  # as the core knows them
 
 
@@ -58,12 +59,12 @@ class DropoutContext(NamedTuple):
 def check_rate(operation: str, argument: str, rate: Any) -> float:
     """Return a probability as a float in [0, 1]."""
     if type(rate) is float and 0 <= rate <= 1:
-        return rate  # at once: a dropout of few elements takes 2 us
+        return rate  # the usual case without a further call: small dropouts take 2 us in all
     return real_number(operation, argument, rate, low=0, high=1)
 
 
 def _whole_below(operation: str, argument: str, value: Any, bits: int) -> int:
-    if type(value) is int and value >> bits == 0:  # which for a negative number is -1
+    if type(value) is int and value >> bits == 0:  # a negative number gives -1 or less
         return value
     number = whole_number(operation, argument, value, low=0)
     if number >> bits:

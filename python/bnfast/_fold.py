@@ -95,7 +95,7 @@ def fold_batch_norm(
     """
     name = "fold_batch_norm"
     weight = _layer_array(name, "weight", weight)
-    axis = whole_number(name, "axis", axis, low=-64)  # NumPy's limit of dimensions
+    axis = whole_number(name, "axis", axis, low=-64)  # arrays have at most 64 dimensions
     if not -weight.ndim <= axis < weight.ndim:
         limits = f"[{-weight.ndim}, {weight.ndim}) for weight with shape {weight.shape}"
         raise ValueError(f"{name}: axis is {axis}, expected one in {limits}")
@@ -156,7 +156,7 @@ def _output_channels(
 
 def _layer_array(operation: str, argument: str, value: Any) -> NDArray[Any]:
     array = as_array(operation, argument, value)
-    # by name: bfloat16 is a type of ml_dtypes, which need not be imported for the others
+    # Compared by name, as ml_dtypes, whose type bfloat16 is, need not be imported for the others.
     if array.dtype.name not in _DTYPES or not array.dtype.isnative:
         expected = f"{', '.join(_DTYPES[:-1])} or {_DTYPES[-1]} in native byte order"
         raise TypeError(f"{operation}: {argument} has dtype {array.dtype}, expected {expected}")

@@ -126,7 +126,7 @@ def batch_norm(
         act, placement = ACTIVATIONS[activation], EPS_PLACEMENTS[eps_placement]
     except (KeyError, TypeError):
         refuse_choice("batch_norm", activation, eps_placement)
-    # at once where these are the defaults themselves: a batch norm of few elements takes 2 us
+    # Without dropout there is nothing to check: a batch norm of few elements takes 2 us in all.
     if dropout is _NO_DROPOUT and offset is _FIRST_STREAM and seed is None:
         seed = 0
     else:

@@ -52,7 +52,8 @@ class Layer:
         return self.train(False)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        reduced = super().__reduce_ex__(2)  # older protocols know no slots
-        if isinstance(reduced[2], tuple):  # and not what a derived class's __getstate__ returns
-            reduced[2][1]["_forward"] = LastForward()  # which copy.copy would share
+        reduced = super().__reduce_ex__(2)  # the protocols before 2 do not save slots
+        # The state is a tuple (attributes, slots) unless a derived class has its own __getstate__.
+        if isinstance(reduced[2], tuple):
+            reduced[2][1]["_forward"] = LastForward()  # copy.copy would share the layer's own
         return reduced

@@ -131,7 +131,7 @@ class BatchNorm(AffineLayer):
     _dropout: float
     _eps_placement: str
     num_features = Fixed[int]()
-    axis = Setting(partial(whole_number, low=-64))  # NumPy's limit of dimensions
+    axis = Setting(partial(whole_number, low=-64))  # arrays have at most 64 dimensions
     eps = Setting(partial(real_number, low=0))
     activation: Setting[str | None] = Setting(partial(one_of, choices=tuple(ACTIVATIONS)))
     dropout = Setting(check_rate)
@@ -294,7 +294,7 @@ class BatchNorm(AffineLayer):
         with lock:
             gamma, beta = self._parameters()
         y, ctx = batch_norm(x, gamma, beta, where=where, **arguments)
-        if running is not None:  # this is training, then
+        if running is not None:  # and training: evaluation has returned above
             running.update(ctx.moments)
         self._forward.keep(lambda dy: batch_norm_backward(dy, ctx))
         return y
@@ -324,7 +324,7 @@ class BatchNorm(AffineLayer):
         return grads
 
     def _check_channels(self, x: NDArray[Any]) -> None:
-        # the core cannot: without gamma and beta it takes any number of channels
+        # The core cannot check this: without gamma and beta it takes any number of channels.
         if not isinstance(x, np.ndarray):
             got = type(x).__name__
             raise TypeError(f"BatchNorm: x is of type {got}, expected numpy.ndarray")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Self
 
-# magic, version of the format, kind of statistics, padding, channels: little-endian, 16 bytes
+# What to_bytes begins with: magic, version of the format, kind of statistics, padding and the
+# number of channels, 16 bytes in little-endian order.
 _HEADER = struct.Struct("<4sBBxxQ")
 _MAGIC = b"bnfs"
 _FORMAT_VERSION = 1
@@ -32,7 +33,7 @@ class _ChannelStatistics(ABC):
 
     __slots__ = ("count",)
     __array_ufunc__ = None  # ndarray + Moments is a TypeError, not an object array
-    _values: ClassVar[tuple[str, ...]]  # their names
+    _values: ClassVar[tuple[str, ...]]  # the names of the float64 arrays
     _kind: ClassVar[int]
     count: NDArray[np.int64]
 
@@ -49,7 +50,7 @@ class _ChannelStatistics(ABC):
     def _own(self, arrays: list[NDArray[Any]]) -> None:
         for name, array in zip(("count", *self._values), arrays, strict=True):
             array.setflags(write=False)
-            object.__setattr__(self, name, array[:])  # a view can never be made writeable again
+            object.__setattr__(self, name, array[:])  # NumPy never makes this view writeable again
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__}: {name} cannot be set, make a new one")

@@ -15,7 +15,8 @@ class Preset:
     eps: float
     momentum: float
     momentum_weighs_old: bool  # running = momentum * running + (1 - momentum) * batch
-    correction: int  # of the running variance; every system but Darknet normalises by the biased
+    # Of the running variance. To normalise, every system but Darknet takes the biased variance.
+    correction: int
     axis: int = 1
     eps_placement: str = "var"
 

@@ -32,7 +32,7 @@ _MOMENTS = ("count", "mean", "m2", "mean_low")
 def state_dtype(operation: str, dtype: DTypeLike) -> np.dtype[Any]:
     """Return `dtype` as float32 or float64, which per-channel state is kept in."""
     try:
-        kind = None if dtype is None else np.dtype(dtype)  # np.dtype(None) is float64
+        kind = None if dtype is None else np.dtype(dtype)  # np.dtype(None) would be float64
     except (TypeError, ValueError, SyntaxError):
         kind = None
     if kind not in (np.float32, np.float64):
@@ -217,13 +217,14 @@ class RunningStats:
     def _update_average(self, moments: Moments) -> None:
         batch, old, good = self._batch, self._old, self._good
         mean, var = batch
-        # m2 is 0 where count is 0 or 1: dividing by 0, not by a negative number, gives NaN there
+        # Where count does not exceed the correction the divisor is made 0: the variance is then not
+        # finite, and is left out below.
         np.subtract(moments.count, self._correction, out=var)
         np.maximum(var, 0.0, out=var)
         np.divide(moments.m2, var, out=var)
         np.copyto(mean, moments.mean)
         np.abs(batch, out=old)
-        np.less_equal(old, self._largest, out=good)  # False for NaN, too
+        np.less_equal(old, self._largest, out=good)  # False for NaN, as comparisons are
         taken = None if np.logical_and.reduce(good, axis=None) else good[0] & good[1]
         missed = self._missed if taken is None else self._missed + ~taken
         weight: float | NDArray[np.float64] = self._momentum
@@ -237,14 +238,13 @@ class RunningStats:
 
     def _update_population(self, moments: Moments) -> None:
         finite = np.isfinite(moments.mean) & np.isfinite(moments.m2)
-        # what has count 0 leaves the other side of a merge as it is
+        # A channel is left out by a count of 0: merging ignores what stands beside it.
         count = np.where(finite, moments.count, 0)
         taken = Moments._from_core(count, moments.mean, moments.m2, moments.mean_low)
         seen = self._population.merge(taken)
         finite = np.isfinite(seen.mean) & np.isfinite(seen.m2)
-        if (
-            not finite.all()
-        ):  # what float64 cannot hold together with what was seen is left out, too
+        if not finite.all():
+            # Both parts are finite, but float64 cannot hold the whole: the batch is left out, too.
             count = np.where(finite, count, 0)
             taken = Moments._from_core(count, moments.mean, moments.m2, moments.mean_low)
             seen = self._population.merge(taken)
@@ -318,7 +318,7 @@ class RunningStats:
                 continue
             value = state[name]
             if key == "num_batches_tracked":
-                # NumPy and torch give a 0-d array, whose item() is an int where it holds an integer
+                # Both NumPy and PyTorch save it as an array without dimensions.
                 array = as_array(operation, name, value)
                 if array.size != 1:
                     got = f"{name} has shape {array.shape}"
@@ -348,10 +348,12 @@ class RunningStats:
             self._population = seen
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # not the arrays as they are: the views mean and var would part from _values
+        # Made anew from the state: in copies of the slots the views mean and var would no longer
+        # be views of _values.
         arguments = {key: getattr(self, key) for key in ("momentum", "mode", "correction", "dtype")}
         more = super().__reduce_ex__(2)[2]
-        if isinstance(more, tuple):  # attributes, slots; ours are dropped, a derived class's stay
+        # A tuple (attributes, slots), of which those of derived classes are kept.
+        if isinstance(more, tuple):
             for key in RunningStats.__slots__:
                 more[1].pop(key, None)
         return _restore, (type(self), self._num_features, arguments, self.state_dict()), more
@@ -380,6 +382,7 @@ def _restore(
     cls: type[RunningStats], num_features: int, arguments: dict[str, Any], state: dict[str, Any]
 ) -> RunningStats:
     made = cls.__new__(cls)
-    RunningStats.__init__(made, num_features, **arguments)  # that of cls may take other arguments
+    # The constructor of a derived class may take other arguments.
+    RunningStats.__init__(made, num_features, **arguments)
     made.load_state_dict(state)
     return made

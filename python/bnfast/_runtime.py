@@ -56,7 +56,8 @@ class _Setting(Generic[_T]):
     def __init__(self, get: Callable[[], _T], apply: Callable[[_T], None]) -> None:
         self._get, self._apply = get, apply
         self._before = get()
-        self._blocks: list[list[_T]] = []  # a cell each, told apart by identity
+        # Each block has a list of its own with its one value: blocks of equal values stay apart.
+        self._blocks: list[list[_T]] = []
 
     def set(self, value: _T) -> None:
         with lock:
@@ -159,7 +160,7 @@ def set_cache_limit(nbytes: int) -> None:
     >>> bnfast.set_cache_limit(before)
     """
     number = whole_number("set_cache_limit", "nbytes", nbytes, low=0)
-    _core.set_cache_limit(min(number, sys.maxsize))  # more than any memory
+    _core.set_cache_limit(min(number, sys.maxsize))  # what the core can hold
 
 
 def get_cache_limit() -> int:

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Guards the state of every layer and every RunningStats, for the microseconds of a change or a
-# copy; no kernel runs under it. It is held across a fork: a child finds whole objects, and it free.
+# copy: no kernel runs while it is held. A fork waits for it, so that the child finds whole objects
+# and a lock that is free.
 lock = threading.RLock()
 os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
@@ -25,7 +26,8 @@ class LastForward:
     __slots__ = ("_latest", "_own")
 
     def __init__(self) -> None:
-        # A cell a thread, so that forgetting the thread's own forgets the latest, if it is that.
+        # Each thread has a list of one function. If it is also the latest of all threads, then a
+        # thread that forgets its own empties both.
         self._own = threading.local()
         self._latest: list[Callable[[Any], Any] | None] = [None]
 
