@@ -10,16 +10,17 @@ namespace {
 
 constexpr int kSamples = 37, kChannels = 19;
 
+constexpr std::int64_t kShape[] = {kSamples, kChannels};
+constexpr std::int64_t kStrides[] = {kChannels * sizeof(float), sizeof(float)};  // in bytes
+
 // A dense matrix as a view. bnfast reads and writes the caller's memory and owns none of it.
 bnfast::TensorView view_of(std::vector<float>& values) {
     bnfast::TensorView view;
     view.data = values.data();
     view.dtype = bnfast::DType::kFloat32;
     view.ndim = 2;
-    view.shape[0] = kSamples;
-    view.shape[1] = kChannels;
-    view.strides[0] = kChannels * sizeof(float);
-    view.strides[1] = sizeof(float);
+    view.shape = kShape;
+    view.strides = kStrides;
     return view;
 }
 
@@ -39,17 +40,30 @@ int main() {
     std::vector<float> x(kSamples * kChannels), y(x.size()), dx(x.size()), first;
     for (std::size_t i = 0; i < x.size(); ++i) x[i] = 100.0F + std::sin(static_cast<float>(i));
 
-    bnfast::BatchNormInputs inputs;
+    bnfast::NormInputs inputs;
     inputs.x = view_of(x);  // gamma and beta are absent: 1 and 0
-    bnfast::BatchNormOptions options;
+    bnfast::NormOptions options;
     options.axis = 1;
+
+    // What backward needs of forward, in memory of ours.
+    std::vector<double> numbers(static_cast<std::size_t>(bnfast::batch_norm_state_size(inputs.x, options.axis)));
+    bnfast::NormState state;
+    state.values = numbers.data();
+    state.capacity = static_cast<std::int64_t>(numbers.size());
 
     for (const std::string& target : bnfast::targets()) {
         bnfast::select_target(target);
-        bnfast::BatchNormSaved saved;
-        bnfast::batch_norm(inputs, options, nullptr, view_of(y), saved);
+        bnfast::batch_norm(inputs, options, view_of(y), state);
+
         std::vector<double> dgamma(kChannels), dbeta(kChannels);
-        bnfast::batch_norm_backward(inputs, view_of(y), saved, nullptr, view_of(dx), {}, dgamma.data(), dbeta.data());
+        bnfast::NormBackwardInputs backward;
+        backward.x = inputs.x;
+        backward.dy = view_of(y);
+        bnfast::NormGradients gradients;
+        gradients.dx = view_of(dx);
+        gradients.dgamma = dgamma.data();
+        gradients.dbeta = dbeta.data();
+        bnfast::batch_norm_backward(backward, state, gradients);
 
         if (first.empty()) first = y;
         const double mean = worst_channel_mean(y);
