@@ -239,7 +239,15 @@ def test_dropout_of_tensors_that_threads_share_is_that_of_separate_calls(shape, 
             )
 
 
+def leave_another_mask(case: Case) -> None:
+    """In memory that is used again, where bits that are read but were not made are then wrong."""
+    options = {**case.options, "dropout": 0.5, "seed": 77}
+    _, ctx = bnfast.batch_norm(case.x, case.gamma, case.beta, **options)
+    bnfast.batch_norm_backward(case.dy, ctx)
+
+
 def check_fused_dropout(case: Case, by: int) -> None:
+    leave_another_mask(case)
     x, dy, dtype = case.x, case.dy, np.dtype(case.x.dtype)
     out, dx = misaligned(np.zeros_like(x), by), misaligned(np.zeros_like(x), by)
     arguments = (x, case.gamma, case.beta)
@@ -320,6 +328,7 @@ def test_a_schedule_drawn_at_random_changes_no_bit(first):
         with bnfast.num_threads(1):
             want, want_in_place = bits_of_every_result(case), in_place(case)
         with bnfast.num_threads(1 + seed % 5), random_schedule(seed):
+            leave_another_mask(case)
             assert_equal_bits(bits_of_every_result(case), want)
             assert_same_bits(in_place(case), want_in_place)
 
@@ -334,6 +343,7 @@ def test_a_random_schedule_of_tensors_that_threads_share(shape, axis, seed):
     with bnfast.num_threads(1):
         want = bits_of_every_result(case)
     with bnfast.num_threads(2 + seed), random_schedule(seed):
+        leave_another_mask(case)
         assert_equal_bits(bits_of_every_result(case), want)
 
 
