@@ -280,7 +280,7 @@ def every_result(case: Case, stats: np.ndarray | None = None) -> dict[str, np.nd
     results |= {f"moments {k}": a for k, a in enumerate(measured._arrays())}
     results |= {f"sums {k}": a for k, a in enumerate(sums._arrays())}
 
-    fixed = {k: v for k, v in options.items() if k not in ("where", "dropout", "seed")}
+    fixed = {k: v for k, v in options.items() if k not in ("dropout", "seed")}
     if stats is None:
         stats = np.linspace(0.5, 2, 2 * x.shape[axis]).reshape(2, -1)
     results["inference"] = bnfast.batch_norm_inference(x, *stats, case.gamma, case.beta, **fixed)
