@@ -32,37 +32,51 @@ void fill_invstd(const BoundProblem& problem, const Statistics& s) {
 }
 
 ChannelCoefficients::ChannelCoefficients(Scratch& scratch, const BoundProblem& problem, const Statistics& s) {
-    const std::int64_t channels = problem.geometry.channels;
-    const std::int64_t bytes = padded(channels) * static_cast<std::int64_t>(sizeof(double));
-    const auto row = [&] { return static_cast<void*>(scratch.take<char>(bytes)); };
-    const bool sums_about_zero = problem.dy.data != nullptr && sums_of(problem) == Sums::kAboutZero;
-    void* const inverse = problem.from_output ? row() : nullptr;
-    void* const mean = sums_about_zero ? row() : nullptr;
-    memory_ = {row(), row(), row(), row(), row(), row(), row(), row(), inverse, mean};
+    const std::int64_t channels = problem.geometry.channels, entries = padded(channels);
+    const auto row = [&] {
+        return static_cast<void*>(scratch.take<char>(entries * static_cast<std::int64_t>(sizeof(double))));
+    };
+    for (void** values : {&affine_.prescale, &affine_.mean_high, &affine_.mean_low, &affine_.scale, &affine_.shift}) {
+        *values = row();
+    }
+    affine_.has_inverse = problem.from_output;
+    if (affine_.has_inverse) affine_.inverse = row();
+    if (problem.dy.data != nullptr) {
+        gradient_ = {row(), row(), row()};
+        centre_.wanted = sums_of(problem) == Sums::kAboutZero;
+    }
+    if (centre_.wanted) {
+        centre_.mean = scratch.take<double>(entries);
+        centre_.centred = scratch.take<bool>(entries);
+    }
     gamma_ = in_order(scratch, s.gamma, s, channels);
-    const AffineInputs inputs{
-        s.mean, s.mean_low, s.m2, s.count, s.invstd, gamma_, in_order(scratch, s.beta, s, channels)};
-    const AffineTraits traits =
-        active_target().forward_coefficients(inputs, problem.dtype == DType::kFloat64, channels, memory_);
-    coefficients_ = {traits.prescaled ? memory_.prescale : nullptr,
-                     memory_.mean_high,
-                     memory_.mean_low,
-                     memory_.scale,
-                     memory_.shift,
-                     memory_.mean_dz,
-                     memory_.projection,
-                     memory_.dx_scale,
-                     memory_.inverse,
-                     memory_.mean};
+    AffineInputs inputs;
+    inputs.mean = s.mean;
+    inputs.mean_low = s.mean_low;
+    inputs.m2 = s.m2;
+    inputs.count = s.count;
+    inputs.invstd = s.invstd;
+    inputs.gamma = gamma_;
+    inputs.beta = in_order(scratch, s.beta, s, channels);
+    active_target().forward_coefficients(inputs, problem.dtype == DType::kFloat64, channels, affine_, centre_);
 }
 
 void ChannelCoefficients::add_gradient(const BoundProblem& problem, const Statistics& s, StatisticsAre kind,
                                        const TotalSums& total, bool sums_are_prescaled) {
-    active_target().gradient_coefficients({s.count, s.m2, s.invstd, gamma_, total.count, total.dz, total.dz_xmu,
-                                           sums_are_prescaled, problem.eps, problem.eps_placement,
-                                           kind == StatisticsAre::kConstant},
-                                          problem.dtype == DType::kFloat64, problem.geometry.channels, coefficients_,
-                                          memory_);
+    GradientInputs inputs;
+    inputs.count = s.count;
+    inputs.m2 = s.m2;
+    inputs.invstd = s.invstd;
+    inputs.gamma = gamma_;
+    inputs.total_count = total.count;
+    inputs.sum_dz = total.dz;
+    inputs.sum_dz_xmu = total.dz_xmu;
+    inputs.sums_are_prescaled = sums_are_prescaled;
+    inputs.eps = problem.eps;
+    inputs.placement = problem.eps_placement;
+    inputs.constant_statistics = kind == StatisticsAre::kConstant;
+    active_target().gradient_coefficients(inputs, problem.dtype == DType::kFloat64, problem.geometry.channels, affine_,
+                                          gradient_);
 }
 
 void ChannelCoefficients::undo_prescale(const BoundProblem& problem, const double* sums, const double* factors,
@@ -70,12 +84,12 @@ void ChannelCoefficients::undo_prescale(const BoundProblem& problem, const doubl
     const auto each = [&](auto factor) {
         for (std::int64_t c = 0; c < problem.geometry.channels; ++c) out[c] = sums[c] * factor(c);
     };
-    if (coefficients_.prescale == nullptr) return each([&](std::int64_t c) { return factors[c]; });
+    if (!affine_.prescaled) return each([&](std::int64_t c) { return factors[c]; });
     if (problem.dtype == DType::kFloat64) {
-        const double* const prescale = static_cast<const double*>(coefficients_.prescale);
+        const double* const prescale = static_cast<const double*>(affine_.prescale);
         return each([&](std::int64_t c) { return factors[c] / prescale[c]; });
     }
-    const float* const prescale = static_cast<const float*>(coefficients_.prescale);
+    const float* const prescale = static_cast<const float*>(affine_.prescale);
     each([&](std::int64_t c) { return factors[c] / static_cast<double>(prescale[c]); });
 }
 

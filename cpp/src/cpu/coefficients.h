@@ -24,7 +24,9 @@ class ChannelCoefficients {
     // Memory for the problem's channels, and the coefficients of its affine map.
     ChannelCoefficients(Scratch& scratch, const BoundProblem& problem, const Statistics& statistics);
 
-    const Coefficients& get() const { return coefficients_; }
+    const AffineArrays& affine() const { return affine_; }
+    const GradientArrays& gradient() const { return gradient_; }
+    const SumsCentre& centre() const { return centre_; }
     // Fills those of the gradient, from the sums of the batch that the statistics are of.
     void add_gradient(const BoundProblem& problem, const Statistics& statistics, StatisticsAre kind,
                       const TotalSums& total, bool sums_are_prescaled);
@@ -32,8 +34,9 @@ class ChannelCoefficients {
     void undo_prescale(const BoundProblem& problem, const double* sums, const double* factors, double* out) const;
 
   private:
-    BasicCoefficients<void*> memory_;
-    Coefficients coefficients_;
+    AffineArrays affine_;
+    GradientArrays gradient_;
+    SumsCentre centre_;
     const double* gamma_;  // of the problem's channels, one after the other
 };
 

@@ -4,9 +4,16 @@
 namespace bnfast::cpu {
 
 KeepBits keep_of(const BoundProblem& problem) {
-    return {problem.has_dropout(),     problem.dropout,   problem.all_channels,    problem.first_channel,
-            problem.dropout_scale,     problem.kept_bits, problem.kept_bits_pitch, false,
-            bits_made_at_once(problem)};
+    KeepBits keep;
+    keep.used = problem.has_dropout();
+    keep.generator = problem.dropout;
+    keep.all_channels = problem.all_channels;
+    keep.first_channel = problem.first_channel;
+    keep.scale = problem.dropout_scale;
+    keep.store = problem.kept_bits;
+    keep.pitch = problem.kept_bits_pitch;
+    keep.portion = bits_made_at_once(problem);
+    return keep;
 }
 
 void take_keep_bits(Scratch& scratch, const Blocks& blocks, const BlockSweep& sweep, bool alone, BoundProblem& group) {

@@ -12,7 +12,7 @@
 namespace bnfast::cpu {
 namespace {
 
-BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, const Coefficients& coefficients,
+BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, const ChannelCoefficients& coefficients,
                            bool streaming, std::int64_t fetch_channels) {
     BackwardTask task;
     task.geometry = problem.geometry;
@@ -22,7 +22,9 @@ BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, co
     task.dy = problem.dy;
     task.dx = problem.dx;
     task.dresidual = problem.dresidual;
-    task.coefficients = coefficients;
+    task.affine = coefficients.affine();
+    task.gradient = coefficients.gradient();
+    task.centre = coefficients.centre();
     task.where = problem.where;
     task.keep = keep_of(problem);
     task.activation = {problem.activation, problem.activation_slope, problem.from_output};
@@ -32,7 +34,7 @@ BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, co
     return task;
 }
 
-void sums_here(const BoundProblem& problem, const Blocks& blocks, const Coefficients& coefficients,
+void sums_here(const BoundProblem& problem, const Blocks& blocks, const ChannelCoefficients& coefficients,
                const OwnSums& out) {
     Scratch scratch;
     const std::int64_t channels = problem.geometry.channels, pitch = padded(channels);
@@ -52,7 +54,7 @@ void sums_here(const BoundProblem& problem, const Blocks& blocks, const Coeffici
 }
 
 void sums_together(const BoundProblem& problem, const Blocks& blocks, const BlockSweep& sweep,
-                   const Coefficients& coefficients, int threads, const OwnSums& out) {
+                   const ChannelCoefficients& coefficients, int threads, const OwnSums& out) {
     Scratch scratch;
     const std::int64_t channels = problem.geometry.channels, pitch = padded(channels);
     const BlockSums sums = take_block_sums(scratch, std::max<std::int64_t>(blocks.count, 1), pitch);
@@ -80,7 +82,7 @@ void gradient_sums(const BoundProblem& problem, const Statistics& saved, const O
     const int threads = useful_threads(problem.elements());
     const ChannelCoefficients coefficients(scratch, problem, saved);
     const Blocks blocks = numerics::cut_blocks(problem.geometry);
-    sums_together(problem, blocks, cut_blocks_into_tasks(problem, blocks, threads), coefficients.get(), threads, out);
+    sums_together(problem, blocks, cut_blocks_into_tasks(problem, blocks, threads), coefficients, threads, out);
     const std::vector<double> one(static_cast<std::size_t>(problem.geometry.channels), 1.0);
     coefficients.undo_prescale(problem, out.dz_xmu, one.data(), out.dz_xmu);
 }
@@ -104,20 +106,20 @@ void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAr
         ChannelCoefficients coefficients(scratch, group, statistics);
         // Of dz, and of dz * (x - mean) * prescale.
         const OwnSums own{scratch.take<double>(padded(end - begin)), scratch.take<double>(padded(end - begin))};
-        sum(group, sweep, coefficients.get(), own);
+        sum(group, sweep, coefficients, own);
         const TotalSums of_batch = total ? total->from(begin) : TotalSums{statistics.count, own.dz, own.dz_xmu};
         coefficients.add_gradient(group, statistics, kind, of_batch, !total);
         std::copy_n(own.dz, end - begin, out.dbeta + begin);
         coefficients.undo_prescale(group, own.dz_xmu, statistics.invstd, out.dgamma + begin);
         BackwardTask task =
-            backward_task(group, blocks, coefficients.get(), streaming, grouping.next_to_fetch(end, channels));
+            backward_task(group, blocks, coefficients, streaming, grouping.next_to_fetch(end, channels));
         task.keep.made = group.geometry.rows && task.keep.store != nullptr;
         apply(group, task);
     };
     const auto together = [&](std::int64_t begin, std::int64_t end) {
         sweep_group(
             begin, end, false,
-            [&](const BoundProblem& group, const BlockSweep& sweep, const Coefficients& coefficients,
+            [&](const BoundProblem& group, const BlockSweep& sweep, const ChannelCoefficients& coefficients,
                 const OwnSums& sums) { sums_together(group, blocks, sweep, coefficients, threads, sums); },
             [&](const BoundProblem& group, const BackwardTask& task) {
                 sweep_tiles(group, threads, [&](const Tile& tile) { kernels_of(group).backward(task, tile); });
@@ -126,9 +128,8 @@ void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAr
     const auto alone = [&](std::int64_t begin, std::int64_t end) {
         sweep_group(
             begin, end, true,
-            [&](const BoundProblem& group, const BlockSweep&, const Coefficients& coefficients, const OwnSums& sums) {
-                sums_here(group, blocks, coefficients, sums);
-            },
+            [&](const BoundProblem& group, const BlockSweep&, const ChannelCoefficients& coefficients,
+                const OwnSums& sums) { sums_here(group, blocks, coefficients, sums); },
             [&](const BoundProblem& group, const BackwardTask& task) {
                 if (group.elements() == 0) return;
                 const Geometry& g = group.geometry;

@@ -66,14 +66,14 @@ void finish_statistics(const BoundProblem& problem, const Statistics& s) {
     measure_extremes(problem, s);
 }
 
-ForwardTask forward_task(const BoundProblem& problem, const Coefficients& coefficients, bool streaming,
+ForwardTask forward_task(const BoundProblem& problem, const ChannelCoefficients& coefficients, bool streaming,
                          std::int64_t fetch_channels) {
     ForwardTask task;
     task.geometry = problem.geometry;
     task.x = problem.x;
     task.residual = problem.residual;
     task.y = problem.y;
-    task.coefficients = coefficients;
+    task.affine = coefficients.affine();
     task.where = problem.where;
     task.keep = keep_of(problem);
     task.activation = {problem.activation, problem.activation_slope};
@@ -87,7 +87,7 @@ void apply_here(const BoundProblem& problem, const Statistics& s, bool streaming
     Scratch scratch;
     const ChannelCoefficients coefficients(scratch, problem, s);
     const Geometry& g = problem.geometry;
-    kernels_of(problem).forward(forward_task(problem, coefficients.get(), streaming, fetch_channels),
+    kernels_of(problem).forward(forward_task(problem, coefficients, streaming, fetch_channels),
                                 {0, g.outer, 0, g.channels, 0, g.inner});
 }
 
@@ -95,7 +95,7 @@ void apply_together(const BoundProblem& problem, const Statistics& s, int thread
                     std::int64_t fetch_channels) {
     Scratch scratch;
     const ChannelCoefficients coefficients(scratch, problem, s);
-    const ForwardTask task = forward_task(problem, coefficients.get(), streaming, fetch_channels);
+    const ForwardTask task = forward_task(problem, coefficients, streaming, fetch_channels);
     sweep_tiles(problem, threads, [&](const Tile& tile) { kernels_of(problem).forward(task, tile); });
 }
 

@@ -80,14 +80,14 @@ BNFAST_INLINE Computed<T, V> inverse_scale(V exact_scale) {
     return as_computed<T>(select(exact_scale == V(0), V(0), widen(inverse)));
 }
 
-// The mean if sums of backward may be taken about zero and moved there (kernels/gradient_sums.h), otherwise NaN: up to
-// so many standard deviations from zero, it leaves sums about zero more digits, even at worst, than the rounding of a
-// centred float32 does.
+// Whether sums of backward may be taken about zero and moved to the mean (kernels/gradient_sums.h): up to so many
+// standard deviations from zero, it leaves sums about zero more digits, even at worst, than the rounding of a centred
+// float32 does.
 template <class V>
-BNFAST_INLINE V mean_of_sums(V mean, V m2, V count, V exact_prescale) {
+BNFAST_INLINE auto sums_keep_digits(V mean, V m2, V count, V exact_prescale) {
     constexpr double kFewDeviations = 65536.0;
     const auto few = mean * mean * count <= V(kFewDeviations * kFewDeviations) * m2;
-    return select(few & (exact_prescale == V(1)), mean, V(__builtin_nan("")));
+    return few & (exact_prescale == V(1));
 }
 
 // --- backward ---------------------------------------------------------------------------------------------------

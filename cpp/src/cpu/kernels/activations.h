@@ -86,7 +86,7 @@ class GeneralLoop {
 template <class T, class Task, class F>
 BNFAST_INLINE void with_loop(const Task& task, F f) {
     const cpu::ActivationCall& call = task.activation;
-    const bool plain = task.where.bits == nullptr && task.coefficients.prescale == nullptr && !call.from_output;
+    const bool plain = task.where.bits == nullptr && !task.affine.prescaled && !call.from_output;
     if (plain && call.activation == Activation::kNone) {
         return task.keep.used ? f(PlainLoop<T, Identity<T>, true>{}) : f(PlainLoop<T, Identity<T>, false>{});
     }
@@ -97,9 +97,9 @@ BNFAST_INLINE void with_loop(const Task& task, F f) {
 }
 // The coefficients and where bits of a task, known to have none if its loop is plain.
 template <bool kPlain>
-BNFAST_INLINE Coefficients known(Coefficients coefficients) {
-    if (kPlain) coefficients.prescale = nullptr;
-    return coefficients;
+BNFAST_INLINE AffineArrays known(AffineArrays affine) {
+    if (kPlain) affine.prescaled = affine.has_inverse = false;
+    return affine;
 }
 template <bool kPlain>
 BNFAST_INLINE WhereBits known(WhereBits where) {

@@ -21,13 +21,13 @@ template <class T>
 using Affine = AffineMap<Vec<T>>;
 
 template <class T, bool kRows>
-BNFAST_INLINE Affine<T> load_affine(const Coefficients& c, std::int64_t channel) {
+BNFAST_INLINE Affine<T> load_affine(const AffineArrays& c, std::int64_t channel) {
     const auto get = [&](const void* values) __attribute__((always_inline)) {
         return kRows ? row_coefficient<T>(values, channel) : plane_coefficient<T>(values, channel);
     };
     const Vec<T> one(1);
-    Affine<T> affine{get(c.mean_high), get(c.mean_low), get(c.scale), get(c.shift), one, c.prescale != nullptr, one};
-    if (c.inverse != nullptr) affine.inverse = get(c.inverse);
+    Affine<T> affine{get(c.mean_high), get(c.mean_low), get(c.scale), get(c.shift), one, c.prescaled, one};
+    if (c.has_inverse) affine.inverse = get(c.inverse);
     if (affine.has_prescale) affine.prescale = get(c.prescale);
     return affine;
 }

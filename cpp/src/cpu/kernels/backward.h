@@ -37,7 +37,8 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
     const Loop loop = shared_loop;
     const Tile tile = shared_tile;
     const Geometry g = task.geometry;
-    const Coefficients k = known<kPlain>(task.coefficients);
+    const AffineArrays affine = known<kPlain>(task.affine);
+    const GradientArrays gradient = task.gradient;
     const WhereBits where = known<kPlain>(task.where);
     const bool has_dresidual = task.dresidual.data != nullptr;
     const bool has_where = where.bits != nullptr;
@@ -74,8 +75,8 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
             const auto get = [&](const void* values) __attribute__((always_inline)) {
                 return kRows ? row_coefficient<T>(values, c) : plane_coefficient<T>(values, c);
             };
-            return BackwardCoefficients<T>{load_affine<T, kRows>(k, c), get(k.mean_dz), get(k.projection),
-                                           get(k.dx_scale)};
+            return BackwardCoefficients<T>{load_affine<T, kRows>(affine, c), get(gradient.mean_dz),
+                                           get(gradient.projection), get(gradient.dx_scale)};
         },
         [&](const Run& run, std::int64_t begin, std::int64_t n, auto walk) __attribute__((always_inline)) {
             if (Loop::drops(dropper.used)) dropper.prepare(run.inputs.mask + begin, n);
@@ -124,7 +125,7 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
 
 template <class S>
 void backward(const BackwardTask& task, const Tile& tile) noexcept {
-    apply_tile<S, true>(task, tile, [](const auto& loop, const BackwardTask& part, const Tile& part_tile) {
+    apply_tile<S>(task, tile, [](const auto& loop, const BackwardTask& part, const Tile& part_tile) {
         backward_tile<S>(loop, part, part_tile);
     });
 }

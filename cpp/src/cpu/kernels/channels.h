@@ -69,12 +69,11 @@ void continue_periodically(T* values, std::int64_t channels) {
 }
 
 template <class T>
-cpu::AffineTraits fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels,
-                                    const cpu::BasicCoefficients<void*>& out) {
+void fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, cpu::AffineArrays& out,
+                       const cpu::SumsCentre& centre) {
     T *prescale = static_cast<T*>(out.prescale), *high = static_cast<T*>(out.mean_high);
     T *low = static_cast<T*>(out.mean_low), *scale = static_cast<T*>(out.scale), *shift = static_cast<T*>(out.shift);
     T* inverse = static_cast<T*>(out.inverse);
-    double* sums_mean = static_cast<double*>(out.mean);
     Vec<double> changes(0.0);
     for_each_channel(channels, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
         const Vec<double> mean = lanes.load(in.mean + c);
@@ -86,27 +85,34 @@ cpu::AffineTraits fill_coefficients(const cpu::AffineInputs& in, std::int64_t ch
         lanes.store(low + c, affine.mean_low, false);
         lanes.store(scale + c, affine.scale, false);
         lanes.store(shift + c, affine.shift, false);
-        if (sums_mean != nullptr) {
-            lanes.store(sums_mean + c,
-                        mean_of_sums(mean, lanes.load(in.m2 + c), lanes.load(in.count + c), affine.exact_prescale),
-                        false);
+        if (centre.wanted) {
+            const Mask<double> keep =
+                sums_keep_digits(mean, lanes.load(in.m2 + c), lanes.load(in.count + c), affine.exact_prescale);
+            double lost[kLanes];
+            store(lost, select(keep, Vec<double>(0), Vec<double>(1)));
+            for (std::int64_t i = c; i < channels && i < c + kLanes; ++i) centre.centred[i] = lost[i - c] != 0.0;
+            lanes.store(centre.mean + c, mean, false);
         }
-        if (inverse != nullptr) lanes.store(inverse + c, inverse_scale<T>(affine.exact_scale), false);
+        if (out.has_inverse) lanes.store(inverse + c, inverse_scale<T>(affine.exact_scale), false);
     });
     T* const all[] = {prescale, high, low, scale, shift};
     for (T* values : all) continue_periodically(values, channels);
-    if (inverse != nullptr) continue_periodically(inverse, channels);
-    return {sum_lanes(changes) != 0.0};
+    if (out.has_inverse) continue_periodically(inverse, channels);
+    out.prescaled = sum_lanes(changes) != 0.0;
 }
 
-cpu::AffineTraits forward_coefficients(const cpu::AffineInputs& in, bool is_double, std::int64_t channels,
-                                       const cpu::BasicCoefficients<void*>& out) noexcept {
-    return is_double ? fill_coefficients<double>(in, channels, out) : fill_coefficients<float>(in, channels, out);
+void forward_coefficients(const cpu::AffineInputs& in, bool is_double, std::int64_t channels, cpu::AffineArrays& out,
+                          const cpu::SumsCentre& centre) noexcept {
+    if (is_double) {
+        fill_coefficients<double>(in, channels, out, centre);
+    } else {
+        fill_coefficients<float>(in, channels, out, centre);
+    }
 }
 
 template <class T>
-void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t channels, const Coefficients& affine,
-                                const cpu::BasicCoefficients<void*>& out) {
+void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t channels, const cpu::AffineArrays& affine,
+                                const cpu::GradientArrays& out) {
     T *mean_dz = static_cast<T*>(out.mean_dz), *projection = static_cast<T*>(out.projection);
     T* dx_scale = static_cast<T*>(out.dx_scale);
     const T* prescale = static_cast<const T*>(affine.prescale);
@@ -117,8 +123,8 @@ void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t chan
                        ? squared_invstd_of(invstd, k)
                        : squared_invstd_beside_eps(invstd, k, lanes.load(in.m2 + c), lanes.load(in.count + c), in.eps);
         };
-        const Vec<double> k = prescale == nullptr ? one : widen(lanes.load(prescale + c));
-        const Vec<double> squared_invstd = prescale == nullptr ? squared(one) : squared(k);  // no division by one
+        const Vec<double> k = affine.prescaled ? widen(lanes.load(prescale + c)) : one;
+        const Vec<double> squared_invstd = affine.prescaled ? squared(k) : squared(one);  // no division by one
         const Vec<double> count = in.constant_statistics ? Vec<double>(0) : lanes.load(in.total_count + c);
         const Vec<double> sum_dz_xmu = lanes.load(in.sum_dz_xmu + c);
         const auto dx =
@@ -133,7 +139,7 @@ void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t chan
 }
 
 void gradient_coefficients(const cpu::GradientInputs& in, bool is_double, std::int64_t channels,
-                           const Coefficients& affine, const cpu::BasicCoefficients<void*>& out) noexcept {
+                           const cpu::AffineArrays& affine, const cpu::GradientArrays& out) noexcept {
     if (is_double) {
         fill_gradient_coefficients<double>(in, channels, affine, out);
     } else {

@@ -98,68 +98,84 @@ BNFAST_INLINE KeepBits flat_keep(KeepBits keep, const Geometry& g, std::int64_t 
 
 // Coefficients of the channels of a strip, one for each element of the flat row.
 template <class T>
-struct FlatCoefficients {
-    T values[9][kFlatArray];
+class FlatCoefficients {
+  public:
+    BNFAST_INLINE FlatCoefficients(const Fold& fold, std::int64_t channel, std::int64_t channels)
+        : expand_(fold), channel_(channel), channels_(channels) {}
 
-    BNFAST_INLINE Coefficients expand_all(const Fold& fold, const Coefficients& c, std::int64_t channel,
-                                          std::int64_t channels, bool gradients) {
-        const Expansion<T> expand(fold);
-        const auto one = [&](int k, const void* source) __attribute__((always_inline)) -> const void* {
-            if (source == nullptr) return nullptr;
-            expand(channels, static_cast<const T*>(source) + channel, values[k]);
-            return values[k];
-        };
-        Coefficients flat{one(0, c.prescale),
-                          one(1, c.mean_high),
-                          one(2, c.mean_low),
-                          one(3, c.scale),
-                          one(4, c.shift),
-                          nullptr,
-                          nullptr,
-                          nullptr,
-                          one(5, c.inverse),
-                          nullptr};
-        if (gradients) {
-            flat.mean_dz = one(6, c.mean_dz);
-            flat.projection = one(7, c.projection);
-            flat.dx_scale = one(8, c.dx_scale);
-        }
+    BNFAST_INLINE AffineArrays expand(const AffineArrays& c) {
+        AffineArrays flat = c;
+        if (c.prescaled) flat.prescale = one(0, c.prescale);
+        flat.mean_high = one(1, c.mean_high);
+        flat.mean_low = one(2, c.mean_low);
+        flat.scale = one(3, c.scale);
+        flat.shift = one(4, c.shift);
+        if (c.has_inverse) flat.inverse = one(5, c.inverse);
         return flat;
     }
+    BNFAST_INLINE GradientArrays expand(const GradientArrays& c) {
+        GradientArrays flat;
+        flat.mean_dz = one(6, c.mean_dz);
+        flat.projection = one(7, c.projection);
+        flat.dx_scale = one(8, c.dx_scale);
+        return flat;
+    }
+
+  private:
+    BNFAST_INLINE void* one(int k, const void* source) {
+        expand_(channels_, static_cast<const T*>(source) + channel_, values_[k]);
+        return values_[k];
+    }
+
+    const Expansion<T> expand_;
+    const std::int64_t channel_, channels_;
+    T values_[9][kFlatArray];
 };
 
 // The task of the given channels as flat rows; `operands` are those that it has.
 template <class Task, class... Operands>
-BNFAST_INLINE Task flat_task(const Task& task, const Coefficients& coefficients, std::int64_t channel,
-                             std::int64_t channels, std::int64_t item_size, Operands... operands) {
+BNFAST_INLINE Task flat_task(const Task& task, std::int64_t channel, std::int64_t channels, std::int64_t item_size,
+                             Operands... operands) {
     const Geometry g = task.geometry;
     Task flat = task;
     flat.geometry = flat_geometry(g, channels);
     ((flat.*operands = flat_operand(task.*operands, g, channel, item_size)), ...);
-    flat.coefficients = coefficients;
     flat.keep = flat_keep(task.keep, g, channel);
     return flat;
 }
-BNFAST_INLINE ForwardTask flat_rows(const ForwardTask& task, const Coefficients& coefficients, std::int64_t channel,
+template <class T>
+BNFAST_INLINE ForwardTask flat_rows(const ForwardTask& task, FlatCoefficients<T>& coefficients, std::int64_t channel,
                                     std::int64_t channels, std::int64_t item_size) {
-    return flat_task(task, coefficients, channel, channels, item_size, &ForwardTask::x, &ForwardTask::residual,
-                     &ForwardTask::y);
+    ForwardTask flat =
+        flat_task(task, channel, channels, item_size, &ForwardTask::x, &ForwardTask::residual, &ForwardTask::y);
+    flat.affine = coefficients.expand(task.affine);
+    return flat;
 }
-BNFAST_INLINE BackwardTask flat_rows(const BackwardTask& task, const Coefficients& coefficients, std::int64_t channel,
+// For the sums of backward, or for dx, which needs the gradient's coefficients, too.
+template <class T>
+BNFAST_INLINE BackwardTask flat_rows_of_sums(const BackwardTask& task, FlatCoefficients<T>& coefficients,
+                                             std::int64_t channel, std::int64_t channels, std::int64_t item_size) {
+    BackwardTask flat = flat_task(task, channel, channels, item_size, &BackwardTask::x, &BackwardTask::residual,
+                                  &BackwardTask::dy, &BackwardTask::dx, &BackwardTask::dresidual);
+    flat.affine = coefficients.expand(task.affine);
+    return flat;
+}
+template <class T>
+BNFAST_INLINE BackwardTask flat_rows(const BackwardTask& task, FlatCoefficients<T>& coefficients, std::int64_t channel,
                                      std::int64_t channels, std::int64_t item_size) {
-    return flat_task(task, coefficients, channel, channels, item_size, &BackwardTask::x, &BackwardTask::residual,
-                     &BackwardTask::dy, &BackwardTask::dx, &BackwardTask::dresidual);
+    BackwardTask flat = flat_rows_of_sums(task, coefficients, channel, channels, item_size);
+    flat.gradient = coefficients.expand(task.gradient);
+    return flat;
 }
 
 // Calls apply(task, tile) for a tile of short planes as tiles of flat rows.
-template <class S, bool kGradients, class Task, class Apply>
+template <class S, class Task, class Apply>
 void apply_flat(const Task& task, const Tile& tile, Apply apply) {
     const Fold fold(task.geometry);
-    FlatCoefficients<Compute<S>> coefficients;
     for (std::int64_t c = tile.channel_begin, count; c < tile.channel_end; c += count) {
         count = tile.channel_end - c < fold.strip() ? tile.channel_end - c : fold.strip();
-        const Coefficients expanded = coefficients.expand_all(fold, task.coefficients, c, count, kGradients);
-        apply(flat_rows(task, expanded, c, count, sizeof(S)),
+        FlatCoefficients<Compute<S>> coefficients(fold, c, count);
+        apply(flat_rows(task, coefficients, c, count, sizeof(S)),
               Tile{tile.outer_begin, tile.outer_end, 0, count * fold.count, 0, 1});
     }
 }
@@ -170,15 +186,14 @@ struct TileLoop : Loop {
     static constexpr bool kRows = kRowLoop;
 };
 // Calls apply(loop, task, tile) with the loop that fits the layout and the task.
-template <class S, bool kGradients, class Task, class Apply>
+template <class S, class Task, class Apply>
 BNFAST_INLINE void apply_tile(const Task& task, const Tile& tile, Apply apply) {
     with_loop<Compute<S>>(task, [&](auto loop) __attribute__((always_inline)) {
         const TileLoop<true, decltype(loop)> rows_loop{loop};
         if (task.geometry.rows) {
             apply(rows_loop, task, tile);
         } else if (task.geometry.flat && task.geometry.inner < kLanes) {
-            apply_flat<S, kGradients>(task, tile,
-                                      [&](const Task& flat, const Tile& rows) { apply(rows_loop, flat, rows); });
+            apply_flat<S>(task, tile, [&](const Task& flat, const Tile& rows) { apply(rows_loop, flat, rows); });
         } else {
             apply(TileLoop<false, decltype(loop)>{loop}, task, tile);
         }

@@ -24,7 +24,7 @@ void forward_tile(const Loop& shared_loop, const ForwardTask& task, const Tile& 
     const Loop loop = shared_loop;
     const Tile tile = shared_tile;
     const Geometry g = task.geometry;
-    const Coefficients coefficients = known<kPlain>(task.coefficients);
+    const AffineArrays coefficients = known<kPlain>(task.affine);
     const WhereBits where = known<kPlain>(task.where);
     const bool has_residual = task.residual.data != nullptr, has_where = where.bits != nullptr;
     const bool streaming = task.streaming, fetches = task.fetch_channels != cpu::kFetchNothing;
@@ -85,7 +85,7 @@ void forward_tile(const Loop& shared_loop, const ForwardTask& task, const Tile& 
 
 template <class S>
 void forward(const ForwardTask& task, const Tile& tile) noexcept {
-    apply_tile<S, false>(task, tile, [](const auto& loop, const ForwardTask& part, const Tile& part_tile) {
+    apply_tile<S>(task, tile, [](const auto& loop, const ForwardTask& part, const Tile& part_tile) {
         forward_tile<S>(loop, part, part_tile);
     });
 }

@@ -137,7 +137,7 @@ void sum_gradients_planes(const Loop& shared_loop, const BackwardTask& task, con
             const GradientRun<S> run = open_inputs<S>(task, dropper.index, p);
             const Ahead<S> x(run.x, next_x, c * n, total), dy(run.dy, next_dy, c * n, total);
             const Ahead<S> residual(has_residual ? run.residual : run.x, next_residual, c * n, total);
-            const auto affine = load_affine<T, false>(known<Loop::kPlain>(task.coefficients), p.channel);
+            const auto affine = load_affine<T, false>(known<Loop::kPlain>(task.affine), p.channel);
             const WhereRun where = open_where<false>(where_bits, p);
             GradientSums sums = all_sums[c];
             const std::int64_t split = Ahead<S>::split(c * n, total);
@@ -201,7 +201,7 @@ void add_gradient_rows(const Loop& shared_loop, const BackwardTask& task, const 
     const std::int64_t stride_x = task.x.outer_stride, stride_dy = task.dy.outer_stride;
     const std::int64_t stride_residual = task.residual.outer_stride;
     const bool has_residual = task.residual.data != nullptr, centred = task.sums == Sums::kCentred;
-    const Coefficients coefficients = known<Loop::kPlain>(task.coefficients);
+    const AffineArrays coefficients = known<Loop::kPlain>(task.affine);
     GradientRun<S> runs[kCount];
     BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
         runs[r] = open_inputs<S>(task, dropper.index, Position{o + r, range.channel_begin, 0});
@@ -312,12 +312,11 @@ void sum_gradients_flat(const Loop& loop, const BackwardTask& task, const BlockS
     using T = Compute<S>;
     const Geometry& g = task.geometry;
     const Fold fold(g);
-    FlatCoefficients<T> coefficients;
     double dz[kFlatArray], product[kFlatArray];
     for (std::int64_t first = range.channel_begin, count; first < range.channel_end; first += count) {
         count = range.channel_end - first < fold.strip() ? range.channel_end - first : fold.strip();
-        const Coefficients expanded = coefficients.expand_all(fold, task.coefficients, first, count, false);
-        const BackwardTask flat = flat_rows(task, expanded, first, count, sizeof(S));
+        FlatCoefficients<T> coefficients(fold, first, count);
+        const BackwardTask flat = flat_rows_of_sums(task, coefficients, first, count, sizeof(S));
         KeepWindow window(task.keep, g);  // a store is that of all channels, not of this strip
         const Dropper<T> dropper(window, flat.keep, flat.geometry);
         const BlockRange row{0, count * fold.count, 0, 0, 0};
@@ -363,17 +362,19 @@ void sum_gradients(const Loop& loop, const BackwardTask& task, const Dropper<Com
 
 BNFAST_INLINE bool is_finite(double value) { return value - value == 0.0; }
 
-// Makes sums about zero those about the mean. Where the mean is NaN, or they came to nothing, block b is summed again,
-// centred.
+// Makes sums about zero those about the mean. Channels that have to be centred from the start, or whose sums came to
+// nothing, are summed again.
 template <class S>
 void move_to_mean(const BackwardTask& task, const BlockRange& range, std::int64_t b, double* sum_dz,
                   double* sum_dz_xmu) {
     const Geometry& g = task.geometry;
-    const double* mean = static_cast<const double*>(task.coefficients.mean) + range.channel_begin;
+    const double* mean = task.centre.mean + range.channel_begin;
+    const bool* centred = task.centre.centred + range.channel_begin;
+    const auto stands = [&](std::int64_t c) { return !centred[c] && is_finite(sum_dz_xmu[c]); };
     bool all = true;
     for (std::int64_t c = 0; c < range.channel_end - range.channel_begin; ++c) {
         sum_dz_xmu[c] = sum_about_mean(sum_dz_xmu[c], sum_dz[c], mean[c]);
-        all &= is_finite(sum_dz_xmu[c]);
+        all &= stands(c);
     }
     if (all) return;
     const GeneralLoop<Compute<S>> loop(task.activation);
@@ -387,12 +388,12 @@ void move_to_mean(const BackwardTask& task, const BlockRange& range, std::int64_
     for (std::int64_t begin = range.channel_begin, end; begin < range.channel_end; begin = end) {
         end = begin + strip < range.channel_end ? begin + strip : range.channel_end;
         all = true;
-        for (std::int64_t c = begin; c < end; ++c) all &= is_finite(sum_dz_xmu[c - range.channel_begin]);
+        for (std::int64_t c = begin; c < end; ++c) all &= stands(c - range.channel_begin);
         if (all) continue;
         sum_gradients<S>(loop, again, dropper, {begin, end, b, b + 1, 0}, b, dz, dz_xmu);
         for (std::int64_t c = begin; c < end; ++c) {
             const std::int64_t k = c - range.channel_begin;
-            if (is_finite(sum_dz_xmu[k])) continue;
+            if (stands(k)) continue;
             sum_dz[k] = dz[c - begin];
             sum_dz_xmu[k] = dz_xmu[c - begin];
         }

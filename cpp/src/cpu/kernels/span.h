@@ -7,12 +7,13 @@
 namespace bnfast {
 namespace BNFAST_TARGET {
 
+using cpu::AffineArrays;
 using cpu::BackwardTask;
 using cpu::BlockMoments;
 using cpu::BlockRange;
 using cpu::BlockSums;
-using cpu::Coefficients;
 using cpu::ForwardTask;
+using cpu::GradientArrays;
 using cpu::KeepBits;
 using cpu::kWholeBatches;
 using cpu::MomentsTask;

@@ -79,21 +79,30 @@ struct BlockMoments {
     double* m2;
 };
 
-// Per-channel coefficients in the type that the kernel computes in. prescale is null unless some channel needs it.
-template <class P>
-struct BasicCoefficients {
-    P prescale;   // a power of two that keeps x - mean within range
-    P mean_high;  // prescale * mean as an unevaluated sum
-    P mean_low;
-    P scale;       // gamma * invstd / prescale
-    P shift;       // beta
-    P mean_dz;     // backward: mean of the gradient at the affine's output
-    P projection;  // backward: factor of (x - mean) * prescale
-    P dx_scale;    // backward: gamma * invstd
-    P inverse;     // backward from y: 1 / scale; null where it is not
-    P mean;        // sums of backward: float64, NaN where they have to be centred (gradient_sums.h); null elsewhere
+// Per-channel coefficients in the type that the kernel computes in.
+struct AffineArrays {
+    bool prescaled = false;     // some channel needs its prescale
+    bool has_inverse = false;   // backward from y
+    void* prescale = nullptr;   // a power of two that keeps x - mean within range
+    void* mean_high = nullptr;  // prescale * mean as an unevaluated sum
+    void* mean_low = nullptr;
+    void* scale = nullptr;    // gamma * invstd / prescale
+    void* shift = nullptr;    // beta
+    void* inverse = nullptr;  // 1 / scale, or zero
 };
-using Coefficients = BasicCoefficients<const void*>;
+struct GradientArrays {
+    void* mean_dz = nullptr;     // mean of the gradient at the affine's output
+    void* projection = nullptr;  // factor of (x - mean) * prescale
+    void* dx_scale = nullptr;    // gamma * invstd
+};
+
+// How sums about zero of a channel become those about its mean: by the mean, or centred from the start, where the mean
+// is so far from zero that it would cost digits.
+struct SumsCentre {
+    bool wanted = false;
+    double* mean = nullptr;
+    bool* centred = nullptr;
+};
 
 // The activation of a call. from_output: backward starts from y, which lies where x was (in-place batch norm); the
 // activation is then strictly increasing, and the call has neither residual, where nor dropout.
@@ -109,7 +118,7 @@ enum class Sums { kAboutZero, kCentred };
 struct ForwardTask {
     Geometry geometry;
     Operand x, residual, y;
-    Coefficients coefficients;
+    AffineArrays affine;
     WhereBits where;
     KeepBits keep;
     ActivationCall activation;
@@ -121,7 +130,9 @@ struct BackwardTask {
     Geometry geometry;
     Blocks blocks;
     Operand x, residual, dy, dx, dresidual;
-    Coefficients coefficients;
+    AffineArrays affine;
+    GradientArrays gradient;
+    SumsCentre centre;  // of sums about zero
     WhereBits where;
     KeepBits keep;
     ActivationCall activation;
@@ -138,14 +149,14 @@ struct BlockSums {
 // n contiguous elements: y = kept ? x * scale + shift : dropped. `constant`: `kept` holds for all of them; otherwise
 // the mask elements from `index` on decide (`kept` where the bits keep or drop all).
 struct DropoutRun {
-    const void* x;
-    void* y;
-    std::int64_t n;
+    const void* x = nullptr;
+    void* y = nullptr;
+    std::int64_t n = 0;
     DropoutBits bits;
-    std::uint64_t index;
-    bool constant, kept;
-    double scale, shift, dropped;
-    bool streaming;
+    std::uint64_t index = 0;
+    bool constant = false, kept = true;
+    double scale = 1.0, shift = 0.0, dropped = 0.0;
+    bool streaming = false;
 };
 
 // The functions that depend on how elements are stored.
@@ -159,27 +170,23 @@ struct ElementKernels {
 
 // Saved or given statistics and parameters of a channel range, all float64.
 struct AffineInputs {
-    const double* mean;
-    const double* mean_low;
-    const double* m2;
-    const double* count;
-    const double* invstd;
-    const double* gamma;
-    const double* beta;
+    const double* mean = nullptr;
+    const double* mean_low = nullptr;
+    const double* m2 = nullptr;
+    const double* count = nullptr;
+    const double* invstd = nullptr;
+    const double* gamma = nullptr;
+    const double* beta = nullptr;
 };
 
 // The sums of the whole batch and the statistics that they belong to, float64.
 struct GradientInputs {
-    const double *count, *m2, *invstd, *gamma;
-    const double *total_count, *sum_dz, *sum_dz_xmu;
-    bool sums_are_prescaled;  // sum_dz_xmu is that of dz * (x - mean) * prescale
-    double eps;
-    EpsPlacement placement;
-    bool constant_statistics;
-};
-
-struct AffineTraits {
-    bool prescaled = false;  // some channel needs its prescale
+    const double *count = nullptr, *m2 = nullptr, *invstd = nullptr, *gamma = nullptr;
+    const double *total_count = nullptr, *sum_dz = nullptr, *sum_dz_xmu = nullptr;
+    bool sums_are_prescaled = false;  // sum_dz_xmu is that of dz * (x - mean) * prescale
+    double eps = 0.0;
+    EpsPlacement placement = EpsPlacement::kVar;
+    bool constant_statistics = false;
 };
 
 struct KernelTable {
@@ -192,12 +199,12 @@ struct KernelTable {
     void (*merge_sums)(const BlockSums&, std::int64_t blocks, std::int64_t pitch, std::int64_t width) noexcept;
     void (*invstd)(const double* m2, const double* count, double eps, EpsPlacement placement, std::int64_t channels,
                    double* invstd) noexcept;
-    // Fills prescale .. shift; inverse and mean if not null.
-    AffineTraits (*forward_coefficients)(const AffineInputs&, bool is_double, std::int64_t channels,
-                                         const BasicCoefficients<void*>&) noexcept;
-    // Fills mean_dz .. dx_scale; `affine` has the prescale in use.
-    void (*gradient_coefficients)(const GradientInputs&, bool is_double, std::int64_t channels,
-                                  const Coefficients& affine, const BasicCoefficients<void*>&) noexcept;
+    // Fills the arrays, inverse and the centre of sums where they are wanted, and says whether some channel needs its
+    // prescale.
+    void (*forward_coefficients)(const AffineInputs&, bool is_double, std::int64_t channels, AffineArrays&,
+                                 const SumsCentre&) noexcept;
+    void (*gradient_coefficients)(const GradientInputs&, bool is_double, std::int64_t channels, const AffineArrays&,
+                                  const GradientArrays&) noexcept;
     // 16 bytes of keep bits a group of 128 mask elements; bits.keep neither drops nor keeps all.
     void (*keep_bits)(const DropoutBits& bits, std::uint64_t first_group, std::int64_t groups,
                       std::uint8_t* out) noexcept;

@@ -1,4 +1,5 @@
 // The table of one target, and those of its kernels that do not depend on how elements are stored.
+#include "bnfast/tensor.h"
 #include "cpu/kernels/channels.h"
 #include "cpu/simd/philox_batch.h"
 
@@ -33,15 +34,20 @@ void stream_sum(float* dst, const float* const* sources, int num_sources, std::i
 }
 
 cpu::KernelTable table() noexcept {
-    return {BNFAST_TARGET_NAME,
-            {elements_of_float(), elements_of_double(), elements_of_Half(), elements_of_BFloat16()},
-            &merge_moments,
-            &merge_sums,
-            &invstd,
-            &forward_coefficients,
-            &gradient_coefficients,
-            &keep_bits,
-            &stream_sum};
+    cpu::KernelTable result;
+    result.name = BNFAST_TARGET_NAME;
+    result.elements[static_cast<int>(DType::kFloat32)] = elements_of_float();
+    result.elements[static_cast<int>(DType::kFloat64)] = elements_of_double();
+    result.elements[static_cast<int>(DType::kFloat16)] = elements_of_Half();
+    result.elements[static_cast<int>(DType::kBFloat16)] = elements_of_BFloat16();
+    result.merge_moments = &merge_moments;
+    result.merge_sums = &merge_sums;
+    result.invstd = &invstd;
+    result.forward_coefficients = &forward_coefficients;
+    result.gradient_coefficients = &gradient_coefficients;
+    result.keep_bits = &keep_bits;
+    result.stream_sum = &stream_sum;
+    return result;
 }
 
 }  // namespace BNFAST_TARGET
