@@ -31,7 +31,7 @@ def targets() -> list[tuple[str, list[str], str]]:
     machine = platform.machine()
     for condition, body in re.findall(r'MATCHES "([^"]+)"\)(.*?)(?=\nelse)', text, re.DOTALL):
         if re.fullmatch(condition.strip("^$").strip("()"), machine):
-            rows = re.findall(r'"(\w+)\|([^|"]*)\|(\d+)"', body)
+            rows = re.findall(r'"(\w+)\|([^|"]*)\|(\d+)\|[^|"]*"', body)
             return [(name, flags.split(), size) for name, flags, size in rows]
     return [("generic", [], "16")]
 
