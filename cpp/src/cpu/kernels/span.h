@@ -227,6 +227,11 @@ BNFAST_INLINE void for_each_in_dense_planes(const Geometry& g, const Tile& tile,
     const std::int64_t head = head_of_run(run) < n ? head_of_run(run) : n;
     const std::int64_t tail = head + (n - head) / kLanes * kLanes;
     std::int64_t border = inner, channel = tile.channel_begin;  // those of the plane that the walk is in
+    for_both_ends(head, head, head, [&](std::int64_t first, int count) __attribute__((always_inline)) {
+        handle(run, first, count, [&](auto body) __attribute__((always_inline)) {
+            body(first, FirstLanes{count}, make(tile.channel_begin), kAlong<S>);
+        });
+    });
     for (std::int64_t begin = head, end; begin < tail; begin = end) {
         end = tail - begin > portion ? begin + portion : tail;
         std::int64_t next_border = border, next_channel = channel;
@@ -250,9 +255,9 @@ BNFAST_INLINE void for_each_in_dense_planes(const Geometry& g, const Tile& tile,
         border = next_border;
         channel = next_channel;
     }
-    for_both_ends(n, head, tail, [&](std::int64_t first, int count) __attribute__((always_inline)) {
+    for_both_ends(n, 0, tail, [&](std::int64_t first, int count) __attribute__((always_inline)) {
         handle(run, first, count, [&](auto body) __attribute__((always_inline)) {
-            body(first, FirstLanes{count}, make(first == 0 ? tile.channel_begin : tile.channel_end - 1), kAlong<S>);
+            body(first, FirstLanes{count}, make(tile.channel_end - 1), kAlong<S>);
         });
     });
 }
