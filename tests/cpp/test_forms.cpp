@@ -143,21 +143,21 @@ void compare(const std::string& target, const forms::Table& vectors) {
 
 // --- dropout ----------------------------------------------------------------------------------------------------
 
-// Keep bits made in batches against the mapping of elements to numbers; with these K, ties are frequent or decide all.
+// Mask bits made in batches against the mapping of elements to numbers; with these K, ties are frequent or decide all.
 void compare_masks(const cpu::KernelTable& target) {
     constexpr std::int64_t kGroups = 64;
     for (const std::uint64_t keep : {std::uint64_t{1}, std::uint64_t{0xffffffff}, std::uint64_t{1} << 32,
                                      std::uint64_t{0x800080000000}, std::uint64_t{0xaaaaaaaaaaab}, kKeepAll - 1}) {
         for (const std::uint64_t first_group : {std::uint64_t{0}, std::uint64_t{13}, (std::uint64_t{1} << 28) - 3}) {
-            const DropoutBits bits{0x123456789abcdef0 + keep, ~keep, keep};
+            const DropoutMask mask{0x123456789abcdef0 + keep, ~keep, keep};
             std::vector<std::uint8_t> bytes(kGroups * numerics::kGroup / 8);
-            target.keep_bits(bits, first_group, kGroups, bytes.data());
+            target.mask_bits(mask, first_group, kGroups, bytes.data());
             bool all = true;
             for (std::uint64_t i = 0; i < 8 * bytes.size(); ++i) {
                 const bool kept = ((bytes[i / 8] >> (i % 8)) & 1) != 0;
-                all = all && kept == numerics::is_kept(bits, first_group * numerics::kGroup + i);
+                all = all && kept == numerics::is_kept(mask, first_group * numerics::kGroup + i);
             }
-            expect(all, std::string(target.name) + ": keep bits of K = " + std::to_string(keep) + " from group " +
+            expect(all, std::string(target.name) + ": mask bits of K = " + std::to_string(keep) + " from group " +
                             std::to_string(first_group));
         }
     }
@@ -165,12 +165,12 @@ void compare_masks(const cpu::KernelTable& target) {
 
 // A tie is one element in 65,536: enough of them, decided both ways.
 void expect_ties() {
-    const DropoutBits bits{1, 2, 0x800080000000};
+    const DropoutMask mask{1, 2, 0x800080000000};
     int kept = 0, dropped = 0;
     for (std::uint64_t i = 0; i < 1 << 20; ++i) {
         const std::uint32_t u = numerics::first_draw(numerics::philox(16 * (i / 128) + i % 16, 2, 1),
                                                      static_cast<std::uint32_t>(i / 16 % 8));
-        if (u == numerics::high_bits(bits)) ++(numerics::is_kept(bits, i) ? kept : dropped);
+        if (u == numerics::high_bits(mask)) ++(numerics::is_kept(mask, i) ? kept : dropped);
     }
     expect(kept > 0 && dropped > 0, "ties that are kept and dropped");
 }

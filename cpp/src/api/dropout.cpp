@@ -71,7 +71,7 @@ void run_inference(const Names& names, const TensorView& x, double rate, Dropout
     api::check_rate(names.operation, "rate", rate);
     check_mode(names.operation, mode);
     DropoutProblem problem;
-    problem.bits.keep = kKeepAll;
+    problem.mask.keep = kKeepAll;
     if (mode == DropoutMode::kClassic) problem.scale = 1.0 - rate;
     run(names, x, y, {}, problem);
 }
@@ -82,7 +82,7 @@ void dropout(const TensorView& x, const DropoutOptions& options, const TensorVie
     const Names names{"dropout", "x"};
     check_mask_options(names.operation, options);
     DropoutProblem problem;
-    problem.bits = numerics::dropout_bits(options.rate, options.seed, options.offset);
+    problem.mask = numerics::mask_of(options.rate, options.seed, options.offset);
     if (options.mode == DropoutMode::kInverted) {
         problem.scale = numerics::dropout_scale(options.rate);
     } else if (options.mode == DropoutMode::kAlpha) {
@@ -98,7 +98,7 @@ void dropout_backward(const TensorView& dy, const DropoutOptions& options, const
     const Names names{"dropout_backward", "dy"};
     check_mask_options(names.operation, options);
     DropoutProblem problem;
-    problem.bits = numerics::dropout_bits(options.rate, options.seed, options.offset);
+    problem.mask = numerics::mask_of(options.rate, options.seed, options.offset);
     if (options.mode == DropoutMode::kInverted) problem.scale = numerics::dropout_scale(options.rate);
     if (options.mode == DropoutMode::kAlpha) problem.scale = numerics::alpha_dropout(options.rate).scale;
     run(names, dy, dx, options.broadcast_axes, problem);
@@ -128,7 +128,7 @@ void dropout_mask(const std::vector<std::int64_t>& shape, const DropoutOptions& 
     const MaskRuns runs =
         mask_runs(lengths.data(), ndim, check_broadcast_axes(operation, options.broadcast_axes, ndim));
     api::check_device(operation, described)
-        .dropout_mask(numerics::dropout_bits(options.rate, options.seed, options.offset), runs, mask);
+        .dropout_mask(numerics::mask_of(options.rate, options.seed, options.offset), runs, mask);
 }
 
 }  // namespace bnfast

@@ -56,7 +56,7 @@ void describe_problem(const TensorView& x, const NormOptions& options, int axis,
     problem.eps_placement = options.eps_placement;
     problem.epilogue.activation = options.activation;
     problem.epilogue.activation_slope = options.activation_slope;
-    problem.epilogue.dropout = numerics::dropout_bits(options.dropout, options.seed, options.offset);
+    problem.epilogue.dropout = numerics::mask_of(options.dropout, options.seed, options.offset);
     problem.epilogue.dropout_scale = numerics::dropout_scale(options.dropout);
     problem.numbers = state;
 }

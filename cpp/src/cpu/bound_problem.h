@@ -19,12 +19,11 @@ struct BoundProblem {
     Activation activation = Activation::kNone;
     double activation_slope = 0.01;
     bool from_output = false;  // backward: x holds y, which forward wrote over it
-    DropoutBits dropout{0, 0, kKeepAll};
+    DropoutMask dropout{0, 0, kKeepAll};
     double dropout_scale = 1.0;
-    std::int64_t all_channels = 0;       // of the box, where this problem is a range of its channels
-    std::int64_t first_channel = 0;      // in the dropout mask: runs of the mask before this problem's first channel
-    std::uint64_t* kept_bits = nullptr;  // as KeepBits::store
-    std::int64_t kept_bits_pitch = 0;
+    StoredMask stored_mask;
+    std::int64_t all_channels = 0;   // of the box, where this problem is a range of its channels
+    std::int64_t first_channel = 0;  // in the dropout mask: runs of the mask before this problem's first channel
     double eps = 1e-5;
     EpsPlacement eps_placement = EpsPlacement::kVar;
 

@@ -40,29 +40,29 @@ class RunIndex {
     std::int64_t index_ = 0;
 };
 
-// The bits of whole groups, whatever the rate.
-void fill_bits(const DropoutBits& bits, std::uint64_t first_group, std::int64_t groups, std::uint8_t* out) {
-    if (bits.keep == 0 || bits.keep >= kKeepAll) {
-        std::fill_n(out, groups * kGroup / 8, static_cast<std::uint8_t>(bits.keep == 0 ? 0 : 0xff));
+// The mask bits of whole groups, whatever the rate.
+void fill_mask_bits(const DropoutMask& mask, std::uint64_t first_group, std::int64_t groups, std::uint8_t* out) {
+    if (mask.keep == 0 || mask.keep >= kKeepAll) {
+        std::fill_n(out, groups * kGroup / 8, static_cast<std::uint8_t>(mask.keep == 0 ? 0 : 0xff));
     } else {
-        active_target().keep_bits(bits, first_group, groups, out);
+        active_target().mask_bits(mask, first_group, groups, out);
     }
 }
 
-// Single bits, with the group that they come from kept for the next.
-class BitReader {
+// Single mask bits; the group that one comes from serves the next ones, too.
+class MaskReader {
   public:
-    explicit BitReader(const DropoutBits& bits) : bits_(bits) {}
+    explicit MaskReader(const DropoutMask& mask) : mask_(mask) {}
     bool kept(std::uint64_t index) {
         if (index / kGroup != group_) {
             group_ = index / kGroup;
-            fill_bits(bits_, group_, 1, group_bits_);
+            fill_mask_bits(mask_, group_, 1, group_bits_);
         }
         return (group_bits_[index % kGroup / 8] >> (index % 8)) & 1;
     }
 
   private:
-    DropoutBits bits_;
+    DropoutMask mask_;
     std::uint64_t group_ = ~std::uint64_t{0};
     std::uint8_t group_bits_[kGroup / 8];
 };
@@ -140,7 +140,7 @@ void dropout(const DropoutProblem& problem) {
         task.x = x_run(run) + first * item;
         task.y = y_run(run) + first * item;
         task.n = n;
-        task.bits = problem.bits;
+        task.mask = problem.mask;
         task.index = index;
         task.constant = problem.runs.constant;
         task.kept = kept;
@@ -150,20 +150,20 @@ void dropout(const DropoutProblem& problem) {
         task.streaming = streaming;
         kernel(task);
     };
-    const auto kept_at = [&](BitReader& reader, std::uint64_t index) {
-        return problem.runs.constant ? reader.kept(index) : problem.bits.keep != 0;
+    const auto kept_at = [&](MaskReader& reader, std::uint64_t index) {
+        return problem.runs.constant ? reader.kept(index) : problem.mask.keep != 0;
     };
     if (one_run) {
         parallel_for((elements + kTaskElements - 1) / kTaskElements, threads, [&](std::int64_t task) {
             const std::int64_t begin = task * kTaskElements, n = std::min(kTaskElements, elements - begin);
-            BitReader reader(problem.bits);
+            MaskReader reader(problem.mask);
             apply(0, begin, n, problem.runs.constant ? 0 : static_cast<std::uint64_t>(begin), kept_at(reader, 0));
         });
     } else {
         const std::int64_t length = problem.runs.length, runs = elements / length;
         const std::int64_t per_task = std::max<std::int64_t>(1, kTaskElements / length);
         parallel_for((runs + per_task - 1) / per_task, threads, [&](std::int64_t task) {
-            BitReader reader(problem.bits);
+            MaskReader reader(problem.mask);
             RunIndex index(problem.runs, task * per_task);
             for (std::int64_t run = task * per_task; run < std::min(runs, (task + 1) * per_task); ++run, index.next()) {
                 apply(run, 0, length, index.index(), kept_at(reader, index.index()));
@@ -173,11 +173,11 @@ void dropout(const DropoutProblem& problem) {
     y.finish();
 }
 
-void expand_mask(const DropoutBits& dropout_bits, const MaskRuns& runs, std::uint8_t* out) {
+void expand_mask(const DropoutMask& mask, const MaskRuns& runs, std::uint8_t* out) {
     const std::int64_t length = runs.length, count = runs.count();
     if (count * length == 0) return;
     std::vector<std::uint8_t> bits((kTaskElements + 2 * kGroup) / 8);
-    BitReader reader(dropout_bits);
+    MaskReader reader(mask);
     RunIndex index(runs, 0);
     for (std::int64_t r = 0; r < count; ++r, index.next(), out += length) {
         if (runs.constant) {
@@ -188,7 +188,7 @@ void expand_mask(const DropoutBits& dropout_bits, const MaskRuns& runs, std::uin
             const std::int64_t n = std::min(kTaskElements, length - begin);
             const std::uint64_t first = index.index() + static_cast<std::uint64_t>(begin);
             const std::int64_t skip = static_cast<std::int64_t>(first % kGroup);
-            fill_bits(dropout_bits, first / kGroup, (skip + n + kGroup - 1) / kGroup, bits.data());
+            fill_mask_bits(mask, first / kGroup, (skip + n + kGroup - 1) / kGroup, bits.data());
             for (std::int64_t i = 0; i < n; ++i) {
                 const std::size_t bit = static_cast<std::size_t>(skip + i);
                 out[begin + i] = (bits[bit / 8] >> (bit % 8)) & 1;

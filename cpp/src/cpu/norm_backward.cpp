@@ -4,7 +4,7 @@
 
 #include "cpu/blocks.h"
 #include "cpu/coefficients.h"
-#include "cpu/dropout_bits_of.h"
+#include "cpu/mask_task.h"
 #include "cpu/norm.h"
 #include "cpu/schedule.h"
 #include "numerics/blocks.h"
@@ -26,7 +26,7 @@ BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, co
     task.gradient = coefficients.gradient();
     task.centre = coefficients.centre();
     task.where = problem.where;
-    task.keep = keep_of(problem);
+    task.mask = mask_task_of(problem);
     task.activation = {problem.activation, problem.activation_slope, problem.from_output};
     task.streaming = streaming;
     task.fetch_channels = fetch_channels;
@@ -102,7 +102,7 @@ void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAr
         const Statistics statistics = saved.from(begin);
         Scratch scratch;
         const BlockSweep sweep = cut_blocks_into_tasks(group, blocks, threads);
-        take_keep_bits(scratch, blocks, sweep, alone, group);
+        take_stored_mask(scratch, blocks, sweep, alone, group);
         ChannelCoefficients coefficients(scratch, group, statistics);
         // Of dz, and of dz * (x - mean) * prescale.
         const OwnSums own{scratch.take<double>(padded(end - begin)), scratch.take<double>(padded(end - begin))};
@@ -113,7 +113,7 @@ void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAr
         coefficients.undo_prescale(group, own.dz_xmu, statistics.invstd, out.dgamma + begin);
         BackwardTask task =
             backward_task(group, blocks, coefficients, streaming, grouping.next_to_fetch(end, channels));
-        task.keep.made = group.geometry.rows && task.keep.store != nullptr;
+        task.mask.stored.complete = group.geometry.rows && task.mask.stored.words != nullptr;
         apply(group, task);
     };
     const auto together = [&](std::int64_t begin, std::int64_t end) {

@@ -3,8 +3,8 @@
 
 #include "cpu/blocks.h"
 #include "cpu/coefficients.h"
-#include "cpu/dropout_bits_of.h"
 #include "cpu/extremes.h"
+#include "cpu/mask_task.h"
 #include "cpu/norm.h"
 #include "cpu/schedule.h"
 
@@ -75,7 +75,7 @@ ForwardTask forward_task(const BoundProblem& problem, const ChannelCoefficients&
     task.y = problem.y;
     task.affine = coefficients.affine();
     task.where = problem.where;
-    task.keep = keep_of(problem);
+    task.mask = mask_task_of(problem);
     task.activation = {problem.activation, problem.activation_slope};
     task.streaming = streaming;
     task.fetch_channels = fetch_channels;

@@ -65,7 +65,8 @@ bool walks_short_runs(const BoundProblem& problem) {
            has_gaps(problem.dy) || has_gaps(problem.dx) || has_gaps(problem.dresidual);
 }
 
-// The fewest channels that a task may have to itself: several narrow rows are walked as one, with all of their channels.
+// The fewest channels that a task may have to itself: several narrow rows are walked as one, with all of their
+// channels.
 std::int64_t fewest_channels(const Geometry& g) { return g.rows && g.flat ? std::max<std::int64_t>(g.channels, 1) : 1; }
 
 // The bytes of a group that are neighbours in memory, and how many of them it takes for a group to be fetched well.
@@ -93,7 +94,7 @@ bool worth_streaming(const BoundProblem& problem) {
                   !walks_short_runs(problem));
 }
 
-std::int64_t bits_made_at_once(const BoundProblem& problem) {
+std::int64_t mask_portion(const BoundProblem& problem) {
     // As many lines as a core can have under way, but twice as many in backward where L3 is far (Granite Rapids: 2 to
     // 5 % less; forward would take 4 % more).
     const bool more = problem.dy.data != nullptr && !shared_cache_is_near();
@@ -148,12 +149,12 @@ Grouping usual_grouping(const BoundProblem& problem, int operands, int threads) 
     // The next group may be fetched while this one is normalised, where both fit in the cache and come from memory. It
     // pays where L3 is near (Zen 4: a tenth to a fifth). Where it is far, sums keep up with memory, and fetching only
     // delays the streamed stores (Granite Rapids: forward and backward took a sixth longer), unless these wait for the
-    // bits of dropout as it is (3 % less).
+    // bits of a mask as it is (3 % less).
     const std::int64_t group_bytes = grouping.per_group * channel_bytes / (grouping.shared ? threads : 1);
     const bool fits = 2 * group_bytes <= cache * 7 / 8;
-    const bool makes_bits = operands == 1 && problem.has_dropout();  // forward; backward keeps them from the sums
+    const bool makes_mask = operands == 1 && problem.has_dropout();  // forward; backward stores them with the sums
     const bool from_memory = channel_bytes * g.channels > std::max(cache * threads, 2 * share_of_shared_cache());
-    if (!g.rows && fits && from_memory && (shared_cache_is_near() || makes_bits)) grouping.next = grouping.per_group;
+    if (!g.rows && fits && from_memory && (shared_cache_is_near() || makes_mask)) grouping.next = grouping.per_group;
     return grouping;
 }
 
@@ -161,7 +162,7 @@ Grouping usual_grouping(const BoundProblem& problem, int operands, int threads) 
 
 Grouping group_channels(const BoundProblem& problem, int operands, int threads) {
     Grouping grouping = usual_grouping(problem, operands, threads);
-    // The bits of dropout that backward keeps are those of whole rows.
+    // The mask that backward stores is that of whole rows.
     const std::int64_t all = std::max<std::int64_t>(problem.geometry.channels, 1);
     const bool whole_rows = problem.geometry.rows && problem.has_dropout();
     grouping.per_group = decide(grouping.per_group, whole_rows ? all : fewest_channels(problem.geometry), all);
@@ -214,8 +215,8 @@ BlockSweep cut_blocks_into_tasks(const BoundProblem& problem, const Blocks& bloc
         sweep.block_step = std::max<std::int64_t>(1, blocks.count * sweep.channel_tasks() / wanted);
         // Whole planes in backward with dropout, as long as there are several for each thread: no two tasks then make
         // bits of the same one.
-        const bool keeps_bits = problem.has_dropout() && problem.dy.data != nullptr;
-        const bool whole_planes = keeps_bits && g.outer >= 4 * threads;
+        const bool stores_mask = problem.has_dropout() && problem.dy.data != nullptr;
+        const bool whole_planes = stores_mask && g.outer >= 4 * threads;
         if (whole_planes) sweep.block_step = divide_up(sweep.block_step, blocks.pieces) * blocks.pieces;
     }
     sweep.channel_step = decide(sweep.channel_step, fewest_channels(g), most_channels);

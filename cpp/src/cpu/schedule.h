@@ -22,7 +22,7 @@ bool worth_streaming(const BoundProblem& problem);
 bool worth_streaming(std::int64_t bytes);
 
 // Mask elements whose bits a fused loop makes at once.
-std::int64_t bits_made_at_once(const BoundProblem& problem);
+std::int64_t mask_portion(const BoundProblem& problem);
 
 // --- channels ---------------------------------------------------------------------------------------------------
 

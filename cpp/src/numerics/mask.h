@@ -14,7 +14,7 @@
 namespace bnfast {
 
 // Element i is kept where its random number is below keep / 2**48.
-struct DropoutBits {
+struct DropoutMask {
     std::uint64_t seed = 0;
     std::uint64_t offset = 0;
     std::uint64_t keep = 0;  // K, round((1 - rate) * 2**48); 0 drops all, kKeepAll keeps all
@@ -27,7 +27,7 @@ constexpr std::int64_t kGroup = 128;  // elements of a mask that share counters:
 
 // --- the mask ---------------------------------------------------------------------------------------------------
 
-BNFAST_INLINE DropoutBits dropout_bits(double rate, std::uint64_t seed, std::uint64_t offset) {
+BNFAST_INLINE DropoutMask mask_of(double rate, std::uint64_t seed, std::uint64_t offset) {
     return {seed, offset, static_cast<std::uint64_t>(round_even((1.0 - rate) * static_cast<double>(kKeepAll)))};
 }
 
@@ -36,18 +36,18 @@ BNFAST_INLINE std::uint32_t first_draw(const PhiloxWords& words, std::uint32_t k
     return (words.word[k / 2] >> (k % 2 * 16)) & 0xffffU;
 }
 // What u is compared with.
-BNFAST_INLINE std::uint32_t high_bits(const DropoutBits& bits) { return static_cast<std::uint32_t>(bits.keep >> 32); }
+BNFAST_INLINE std::uint32_t high_bits(const DropoutMask& mask) { return static_cast<std::uint32_t>(mask.keep >> 32); }
 // Whether an element on the tie is kept: v is below the low bits of K.
-BNFAST_INLINE bool wins_tie(const DropoutBits& bits, std::uint64_t element) {
+BNFAST_INLINE bool wins_tie(const DropoutMask& mask, std::uint64_t element) {
     constexpr std::uint64_t kTieStream = std::uint64_t{1} << 63;
-    const std::uint32_t v = philox(element >> 2, bits.offset + kTieStream, bits.seed).word[element % 4];
-    return v < static_cast<std::uint32_t>(bits.keep);
+    const std::uint32_t v = philox(element >> 2, mask.offset + kTieStream, mask.seed).word[element % 4];
+    return v < static_cast<std::uint32_t>(mask.keep);
 }
-BNFAST_INLINE bool is_kept(const DropoutBits& bits, std::uint64_t element) {
+BNFAST_INLINE bool is_kept(const DropoutMask& mask, std::uint64_t element) {
     const std::uint64_t group = element / 128, l = element % 16;
     const std::uint32_t k = static_cast<std::uint32_t>(element / 16 % 8);
-    const std::uint32_t u = first_draw(philox(16 * group + l, bits.offset, bits.seed), k);
-    return u == high_bits(bits) ? wins_tie(bits, element) : u < high_bits(bits);
+    const std::uint32_t u = first_draw(philox(16 * group + l, mask.offset, mask.seed), k);
+    return u == high_bits(mask) ? wins_tie(mask, element) : u < high_bits(mask);
 }
 
 // --- the results ------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ struct Backend {
     void (*backward_with_sums)(const NormProblem&, const GradientSums& total);
     void (*dropout)(const DropoutProblem&);
     // One byte for each element of the runs, in C order: 1 where it is kept.
-    void (*dropout_mask)(const DropoutBits&, const MaskRuns&, std::uint8_t* mask);
+    void (*dropout_mask)(const DropoutMask&, const MaskRuns&, std::uint8_t* mask);
 };
 
 // The backend of a device, or null where this build has none.

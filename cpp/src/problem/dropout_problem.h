@@ -27,7 +27,7 @@ MaskRuns mask_runs(const std::int64_t* shape, int ndim, const std::vector<bool>&
 // y = kept ? x * scale + shift : dropped. x and y have at least one dimension.
 struct DropoutProblem {
     TensorView x, y;
-    DropoutBits bits;
+    DropoutMask mask;
     double scale = 1.0, shift = 0.0, dropped = 0.0;
     MaskRuns runs;
 };

@@ -16,7 +16,7 @@ struct Epilogue {
     std::optional<TensorView> residual;
     Activation activation = Activation::kNone;
     double activation_slope = 0.01;
-    DropoutBits dropout{0, 0, kKeepAll};
+    DropoutMask dropout{0, 0, kKeepAll};
     double dropout_scale = 1.0;  // of the elements that are kept
 
     bool has_dropout() const { return dropout.keep != kKeepAll; }

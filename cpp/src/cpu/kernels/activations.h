@@ -88,10 +88,10 @@ BNFAST_INLINE void with_loop(const Task& task, F f) {
     const cpu::ActivationCall& call = task.activation;
     const bool plain = task.where.bits == nullptr && !task.affine.prescaled && !call.from_output;
     if (plain && call.activation == Activation::kNone) {
-        return task.keep.used ? f(PlainLoop<T, Identity<T>, true>{}) : f(PlainLoop<T, Identity<T>, false>{});
+        return task.mask.used ? f(PlainLoop<T, Identity<T>, true>{}) : f(PlainLoop<T, Identity<T>, false>{});
     }
     if (plain && call.activation == Activation::kRelu) {
-        return task.keep.used ? f(PlainLoop<T, Relu<T>, true>{}) : f(PlainLoop<T, Relu<T>, false>{});
+        return task.mask.used ? f(PlainLoop<T, Relu<T>, true>{}) : f(PlainLoop<T, Relu<T>, false>{});
     }
     f(GeneralLoop<T>(call));
 }

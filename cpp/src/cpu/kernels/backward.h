@@ -54,11 +54,11 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
         head_of(static_cast<const S*>(task.dresidual.data)) == head_of(static_cast<const S*>(task.dx.data));
     const bool streams_both = streaming && has_dresidual && alike;
     const bool in_cache = !streaming && task.dx.data != task.dy.data;  // in place, nothing is streamed, however large
-    KeepWindow window(task.keep, g);
-    const Dropper<T> dropper(window, task.keep, g);
+    MaskWindow window(task.mask, g);
+    const Dropper<T> dropper(window, task.mask, g);
     const bool is_dense = !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
-    const std::int64_t portion = portion_of<Loop>(task.keep);
+    const std::int64_t portion = portion_of<Loop>(task.mask);
     const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
         g, tile, is_dense, together, portion,

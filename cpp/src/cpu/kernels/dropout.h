@@ -30,27 +30,27 @@ struct Drop {
 // The bits of a window, made batch by batch. Elements are counted from the first of the steps, wherever in a batch it
 // lies, and so are bits: those of a step are then part of one word as it was stored, which the processor hands to a
 // load while the store is still under way. The elements of the head, before it, have negative numbers.
-class KeptBits {
+class RunMaskWindow {
   public:
     // For n elements from mask element `index` on, of which `head` are the head.
-    BNFAST_INLINE KeptBits(const DropoutRun& run, PhiloxStream& stream, std::uint64_t index, std::int64_t n,
-                           std::int64_t head)
-        : bits_(run.bits),
+    BNFAST_INLINE RunMaskWindow(const DropoutRun& run, PhiloxStream& stream, std::uint64_t index, std::int64_t n,
+                                std::int64_t head)
+        : mask_(run.mask),
           stream_(stream),
           first_group_(index / kBatchElements * kBatch),
           skip_(static_cast<std::int64_t>(index % kBatchElements) + head),
           shift_(skip_ % 64),
           batches_((skip_ - head + n + kBatchElements - 1) / kBatchElements),
           words_(buffer_ + kBefore - skip_ / 64) {}
-    KeptBits(const KeptBits&) = delete;
-    KeptBits& operator=(const KeptBits&) = delete;
+    RunMaskWindow(const RunMaskWindow&) = delete;
+    RunMaskWindow& operator=(const RunMaskWindow&) = delete;
 
     BNFAST_INLINE bool complete() const { return made_ == batches_; }
     // Makes one batch more, and calls `between` meanwhile.
     template <class Between>
     BNFAST_INLINE void make(Between between) {
-        const BatchBits batch =
-            keep_bits_of_batch(bits_, stream_, first_group_ + static_cast<std::uint64_t>(made_ * kBatch), between);
+        const MaskBatch batch =
+            mask_batch(mask_, stream_, first_group_ + static_cast<std::uint64_t>(made_ * kBatch), between);
         std::uint64_t* const words = words_ + made_ * kBatchWords;
         std::uint64_t last = last_;
         BNFAST_UNROLL for (int i = 0; i < kBatchWords; ++i) {
@@ -80,7 +80,7 @@ class KeptBits {
   private:
     static constexpr std::int64_t kBefore = kBatchWords + 1;  // words before element 0: a batch, and a head
 
-    const DropoutBits bits_;
+    const DropoutMask mask_;
     PhiloxStream& stream_;
     const std::uint64_t first_group_;
     const std::int64_t skip_, shift_, batches_;
@@ -95,7 +95,7 @@ template <class S, class Stage>
 struct Step {
     static constexpr std::int64_t kElements = kLanes;
     explicit Step(const Stage&) {}
-    BNFAST_INLINE void run(const Stage& stage, const KeptBits& bits, std::int64_t i, const S* x, S* y,
+    BNFAST_INLINE void run(const Stage& stage, const RunMaskWindow& bits, std::int64_t i, const S* x, S* y,
                            bool streaming) const {
         AllLanes{}.store(y, stage.apply(bits.at<std::uint16_t>(i), AllLanes{}.load(x)), streaming);
     }
@@ -121,8 +121,8 @@ struct Step<BFloat16, Drop<float, kScaling>> {
         word = reinterpret_cast<WordPart>(stage.scaled(x).part[0]);
         return kScaling == Scaling::kExact ? word : word + 0x7fffU + ((word >> 16) & 1U);
     }
-    BNFAST_INLINE void run(const Stage& stage, const KeptBits& bits, std::int64_t i, const BFloat16* x, BFloat16* y,
-                           bool streaming) const {
+    BNFAST_INLINE void run(const Stage& stage, const RunMaskWindow& bits, std::int64_t i, const BFloat16* x,
+                           BFloat16* y, bool streaming) const {
         WordPart raw;
         __builtin_memcpy(&raw, x, sizeof raw);
         const WordPart even = scaled(stage, raw << 16) >> 16, odd = scaled(stage, raw & 0xffff0000U);
@@ -154,7 +154,7 @@ void dropout_window(const DropoutRun& run, PhiloxStream& stream, const S* x, S* 
     constexpr std::int64_t kStep = Step<S, Stage>::kElements;
     constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(S));
     constexpr std::int64_t kAhead = kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
-    KeptBits kept(run, stream, index, n, head);
+    RunMaskWindow kept(run, stream, index, n, head);
     const Step<S, Stage> step(stage);
     // What the steps leave at both ends, by vectors and then by lanes.
     const auto edge = [&](std::int64_t begin, std::int64_t end) {
@@ -198,7 +198,7 @@ template <class S, class Stage>
 void dropout_with(const DropoutRun& run, const Stage& stage) {
     const S* x = static_cast<const S*>(run.x);
     S* y = static_cast<S*>(run.y);
-    if (run.constant || run.bits.keep == 0 || run.bits.keep >= kKeepAll) {
+    if (run.constant || run.mask.keep == 0 || run.mask.keep >= kKeepAll) {
         // One bit for the whole run.
         const std::uint32_t kept = run.kept ? 0xffffU : 0U;
         const std::int64_t head = run.streaming ? head_of(y) : 0;
@@ -209,7 +209,7 @@ void dropout_with(const DropoutRun& run, const Stage& stage) {
         std::int64_t head = run.streaming ? head_of_steps<S, Stage>(y) : 0;
         if (head > run.n) head = run.n;
         PhiloxStream stream;
-        stream.start(run.bits.seed, run.bits.offset);
+        stream.start(run.mask.seed, run.mask.offset);
         for (std::int64_t begin = 0, end; begin < run.n; begin = end) {
             end = begin == 0 ? head + kWindow : begin + kWindow;
             if (end > run.n) end = run.n;

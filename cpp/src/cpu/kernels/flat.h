@@ -88,12 +88,12 @@ BNFAST_INLINE Operand flat_operand(const Operand& operand, const Geometry& g, st
 BNFAST_INLINE Geometry flat_geometry(const Geometry& g, std::int64_t channels) {
     return {g.rows ? g.outer / kRowsInFlat : g.outer, channels * Fold(g).count, 1, true, false};
 }
-BNFAST_INLINE KeepBits flat_keep(KeepBits keep, const Geometry& g, std::int64_t channel) {
+BNFAST_INLINE MaskTask flat_mask(MaskTask mask, const Geometry& g, std::int64_t channel) {
     const std::int64_t count = Fold(g).count;
-    keep.all_channels *= count;
-    keep.first_channel = (keep.first_channel + channel) * (g.rows ? 1 : count);
-    keep.store = nullptr;
-    return keep;
+    mask.all_channels *= count;
+    mask.first_channel = (mask.first_channel + channel) * (g.rows ? 1 : count);
+    mask.stored.words = nullptr;
+    return mask;
 }
 
 // Coefficients of the channels of a strip, one for each element of the flat row.
@@ -140,7 +140,7 @@ BNFAST_INLINE Task flat_task(const Task& task, std::int64_t channel, std::int64_
     Task flat = task;
     flat.geometry = flat_geometry(g, channels);
     ((flat.*operands = flat_operand(task.*operands, g, channel, item_size)), ...);
-    flat.keep = flat_keep(task.keep, g, channel);
+    flat.mask = flat_mask(task.mask, g, channel);
     return flat;
 }
 template <class T>

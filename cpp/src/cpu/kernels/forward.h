@@ -2,7 +2,7 @@
 // write of y.
 #pragma once
 
-#include "cpu/kernels/keep.h"
+#include "cpu/kernels/mask_window.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
@@ -31,11 +31,11 @@ void forward_tile(const Loop& shared_loop, const ForwardTask& task, const Tile& 
     const std::int64_t ahead_x = fetch_distance<S>(task.x, task.fetch_channels);
     const std::int64_t ahead_residual = fetch_distance<S>(task.residual, task.fetch_channels);
     const bool in_cache = !streaming && task.y.data != task.x.data;  // in place, nothing is streamed, however large
-    KeepWindow window(task.keep, g);
-    const Dropper<T> dropper(window, task.keep, g);
+    MaskWindow window(task.mask, g);
+    const Dropper<T> dropper(window, task.mask, g);
     const bool is_dense =
         !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
-    const std::int64_t portion = portion_of<Loop>(task.keep);
+    const std::int64_t portion = portion_of<Loop>(task.mask);
     const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
         g, tile, is_dense, together, portion,

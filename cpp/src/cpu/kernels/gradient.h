@@ -3,7 +3,7 @@
 // Kontschieder 2018).
 #pragma once
 
-#include "cpu/kernels/keep.h"
+#include "cpu/kernels/mask_window.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {

@@ -101,7 +101,7 @@ void sum_gradients_planes(const Loop& shared_loop, const BackwardTask& task, con
                                           });
             } else {
                 for_each_in_run<S>(
-                    run, n, portion_of<Loop>(task.keep), no_head, same,
+                    run, n, portion_of<Loop>(task.mask), no_head, same,
                     [&](const auto&, std::int64_t begin, std::int64_t portion, auto walk)
                         __attribute__((always_inline)) {
                             if (drops) dropper.prepare(run.mask + begin, portion);
@@ -209,10 +209,10 @@ void sum_gradients_rows(const Loop& loop, const BackwardTask& task, const Droppe
     std::int64_t o = span.outer_begin;
     constexpr int kCount = 4;  // of two tensors: as many lines of memory at once as the moments' eight rows
     const bool drops = Loop::drops(dropper.used);
-    const std::int64_t between = (kCount - 1) * task.keep.all_channels;  // mask elements from the first row to the last
-    const bool together = task.keep.all_channels % kLanes == 0 && between + width <= kMostPrepared &&
-                          !dropper.window.keeps_runs();  // one portion of bits, in which all rows line up
-    if (task.where.bits == nullptr && drops && keeps_row_batches(task.keep)) {
+    const std::int64_t between = (kCount - 1) * task.mask.all_channels;  // mask elements from the first row to the last
+    const bool together = task.mask.all_channels % kLanes == 0 && between + width <= kMostPrepared &&
+                          !dropper.window.stores_runs();  // one portion of bits, in which all rows line up
+    if (task.where.bits == nullptr && drops && stores_row_batches(task.mask)) {
         for (; o + kCount <= span.outer_end; o += kCount) {
             for (std::int64_t c = 0; c < width; c += kWholeBatches) {
                 const std::int64_t first = range.channel_begin + c;
@@ -228,8 +228,8 @@ void sum_gradients_rows(const Loop& loop, const BackwardTask& task, const Droppe
             if (drops) dropper.prepare(dropper.index.of(Position{o, range.channel_begin, 0}), between + width);
             add_gradient_rows<S, kCount>(loop, task, dropper, o, range, false, sum_dz, sum_product);
         }
-    } else if (task.where.bits == nullptr && dropper.window.keeps_runs() && width <= kMostPrepared) {
-        static_assert(kCount <= KeepWindow::kSlots, "a slot for each row");
+    } else if (task.where.bits == nullptr && dropper.window.stores_runs() && width <= kMostPrepared) {
+        static_assert(kCount <= MaskWindow::kSlots, "a slot for each row");
         for (; o + kCount <= span.outer_end; o += kCount) {
             for (int r = 0; r < kCount; ++r) {
                 dropper.prepare(dropper.index.of(Position{o + r, range.channel_begin, 0}), width, r);
@@ -261,8 +261,8 @@ void sum_gradients_flat(const Loop& loop, const BackwardTask& task, const BlockS
         count = range.channel_end - first < fold.strip() ? range.channel_end - first : fold.strip();
         FlatCoefficients<T> coefficients(fold, first, count);
         const BackwardTask flat = flat_rows_of_sums(task, coefficients, first, count, sizeof(S));
-        KeepWindow window(task.keep, g);  // a store is that of all channels, not of this strip
-        const Dropper<T> dropper(window, flat.keep, flat.geometry);
+        MaskWindow window(task.mask, g);  // a stored mask is that of all channels, not of this strip
+        const Dropper<T> dropper(window, flat.mask, flat.geometry);
         const BlockRange row{0, count * fold.count, 0, 0, 0};
         if (!g.rows) {
             sum_gradients_rows<S>(loop, flat, dropper, span, row, dz, product);
@@ -270,8 +270,8 @@ void sum_gradients_flat(const Loop& loop, const BackwardTask& task, const BlockS
             std::int64_t o = span.outer_end / kRowsInFlat * kRowsInFlat;
             sum_gradients_rows<S>(loop, flat, dropper, {span.outer_begin / kRowsInFlat, o / kRowsInFlat, 0, 1}, row, dz,
                                   product);
-            KeepWindow rest_window(task.keep, g);
-            const Dropper<T> rest(rest_window, task.keep, g);
+            MaskWindow rest_window(task.mask, g);
+            const Dropper<T> rest(rest_window, task.mask, g);
             for (std::int64_t c = 0; o < span.outer_end; ++o, c += g.channels) {
                 if (Loop::drops(rest.used)) rest.prepare(rest.index.of(Position{o, 0, 0}), g.channels);
                 add_gradient_rows<S, 1>(loop, task, rest, o, {0, g.channels, 0, 0, 0}, false, dz + c, product + c);
@@ -324,9 +324,9 @@ void move_to_mean(const BackwardTask& task, const BlockRange& range, std::int64_
     const GeneralLoop<Compute<S>> loop(task.activation);
     BackwardTask again = task;
     again.sums = Sums::kCentred;
-    again.keep.store = nullptr;  // its words may be those of other blocks, too
-    KeepWindow window(again.keep, g);
-    const Dropper<Compute<S>> dropper(window, again.keep, g);
+    again.mask.stored.words = nullptr;  // its words may be those of other blocks, too
+    MaskWindow window(again.mask, g);
+    const Dropper<Compute<S>> dropper(window, again.mask, g);
     const std::int64_t strip = g.flat && g.rows ? g.channels : g.rows ? kLanes : 1;
     double dz[kLanes], dz_xmu[kLanes];
     for (std::int64_t begin = range.channel_begin, end; begin < range.channel_end; begin = end) {
@@ -347,8 +347,8 @@ void move_to_mean(const BackwardTask& task, const BlockRange& range, std::int64_
 template <class S>
 void backward_sums(const BackwardTask& task, const BlockRange& range, const BlockSums& out) noexcept {
     with_loop<Compute<S>>(task, [&](const auto& loop) __attribute__((always_inline)) {
-        KeepWindow window(task.keep, task.geometry);
-        const Dropper<Compute<S>> dropper(window, task.keep, task.geometry);
+        MaskWindow window(task.mask, task.geometry);
+        const Dropper<Compute<S>> dropper(window, task.mask, task.geometry);
         for (std::int64_t b = range.block_begin; b < range.block_end; ++b) {
             const std::int64_t k = (b - range.block_begin) * range.pitch;
             sum_gradients<S>(loop, task, dropper, range, b, out.dz + k, out.dz_xmu + k);

@@ -27,20 +27,24 @@ struct WhereBits {
     std::int64_t pitch = 0;
 };
 
+// The bits of a mask in memory: what the first of two sweeps makes and the second one reads. Planes: `pitch` words for
+// each outer index, of which the first is the mask element up to which the bits are there. Rows: pitch is 0, and the
+// words are those of the whole mask, which is complete in the second sweep.
+struct StoredMask {
+    std::uint64_t* words = nullptr;
+    std::int64_t pitch = 0;
+    bool complete = false;
+};
+
 // Dropout behind the activation. Mask elements count in C order over all channels of the tensor, of which the task sees
 // those from first_channel on.
-struct KeepBits {
+struct MaskTask {
     bool used = false;
-    DropoutBits generator;
+    DropoutMask dropout;
     std::int64_t all_channels = 0;
     std::int64_t first_channel = 0;
     double scale = 1.0;  // of kept elements
-    // What the first of two sweeps makes and the second one reads. Planes: `pitch` words for each outer index, of which
-    // the first is the mask element up to which the bits are there. Rows: pitch is 0, and the words are those of the
-    // whole mask; `made` in the second sweep.
-    std::uint64_t* store = nullptr;
-    std::int64_t pitch = 0;
-    bool made = false;
+    StoredMask stored;
     std::int64_t portion = 256;  // elements for which bits are made at once: whole vectors, at most:
 };
 constexpr std::int64_t kMostAtOnce = 512;
@@ -120,7 +124,7 @@ struct ForwardTask {
     Operand x, residual, y;
     AffineArrays affine;
     WhereBits where;
-    KeepBits keep;
+    MaskTask mask;
     ActivationCall activation;
     bool streaming = false;                     // write past the caches
     std::int64_t fetch_channels = kFetchAlong;  // what to fetch ahead, as in kFetch...
@@ -134,7 +138,7 @@ struct BackwardTask {
     GradientArrays gradient;
     SumsCentre centre;  // of sums about zero
     WhereBits where;
-    KeepBits keep;
+    MaskTask mask;
     ActivationCall activation;
     bool streaming = false;
     std::int64_t fetch_channels = kFetchAlong;
@@ -152,7 +156,7 @@ struct DropoutRun {
     const void* x = nullptr;
     void* y = nullptr;
     std::int64_t n = 0;
-    DropoutBits bits;
+    DropoutMask mask;
     std::uint64_t index = 0;
     bool constant = false, kept = true;
     double scale = 1.0, shift = 0.0, dropped = 0.0;
@@ -205,8 +209,8 @@ struct KernelTable {
                                  const SumsCentre&) noexcept;
     void (*gradient_coefficients)(const GradientInputs&, bool is_double, std::int64_t channels, const AffineArrays&,
                                   const GradientArrays&) noexcept;
-    // 16 bytes of keep bits a group of 128 mask elements; bits.keep neither drops nor keeps all.
-    void (*keep_bits)(const DropoutBits& bits, std::uint64_t first_group, std::int64_t groups,
+    // 16 bytes of mask bits a group of 128 mask elements; mask.keep neither drops nor keeps all.
+    void (*mask_bits)(const DropoutMask& mask, std::uint64_t first_group, std::int64_t groups,
                       std::uint8_t* out) noexcept;
     // Streams: dst[i] = sum over k of sources[k][i], the bandwidth floor of bench/.
     void (*stream_sum)(float* dst, const float* const* sources, int num_sources, std::int64_t n) noexcept;

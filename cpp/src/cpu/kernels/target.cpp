@@ -11,15 +11,15 @@ cpu::ElementKernels elements_of_double() noexcept;
 cpu::ElementKernels elements_of_Half() noexcept;
 cpu::ElementKernels elements_of_BFloat16() noexcept;
 
-void keep_bits(const DropoutBits& bits, std::uint64_t first_group, std::int64_t groups, std::uint8_t* out) noexcept {
+void mask_bits(const DropoutMask& mask, std::uint64_t first_group, std::int64_t groups, std::uint8_t* out) noexcept {
     constexpr std::int64_t kGroupBytes = kGroup / 8;
     PhiloxStream stream;
-    stream.start(bits.seed, bits.offset);
+    stream.start(mask.seed, mask.offset);
     for (std::int64_t g = 0, count; g < groups; g += count) {
         const std::uint64_t group = first_group + static_cast<std::uint64_t>(g);
         const std::int64_t skip = static_cast<std::int64_t>(group % kBatch);
         count = groups - g < kBatch - skip ? groups - g : kBatch - skip;
-        const BatchBits batch = keep_bits_of_batch(bits, stream, group - group % kBatch);
+        const MaskBatch batch = mask_batch(mask, stream, group - group % kBatch);
         __builtin_memcpy(out + g * kGroupBytes, &batch.group[skip], static_cast<std::size_t>(count * kGroupBytes));
     }
 }
@@ -45,7 +45,7 @@ cpu::KernelTable table() noexcept {
     result.invstd = &invstd;
     result.forward_coefficients = &forward_coefficients;
     result.gradient_coefficients = &gradient_coefficients;
-    result.keep_bits = &keep_bits;
+    result.mask_bits = &mask_bits;
     result.stream_sum = &stream_sum;
     return result;
 }

@@ -1,4 +1,4 @@
-// Philox for 16 counters at once, and the keep bits made from it: those of numerics/mask.h, 128 or 256 at a time.
+// Philox for 16 counters at once, and the mask bits made from it: those of numerics/mask.h, 128 or 256 at a time.
 #pragma once
 
 #include "cpu/simd/storage.h"
@@ -151,7 +151,7 @@ constexpr std::int64_t kBatchWords = kBatchElements / 64;
 constexpr int kWordLanes = kVectorBytes / 4;
 
 #if defined(__AVX512F__)
-// The keep bits of 16 low halves and, from bit 16 on, of as many high ones.
+// The mask bits of 16 low halves and, from bit 16 on, of as many high ones.
 BNFAST_INLINE std::uint32_t kept_halves(WordPart word, std::uint32_t bound) {
     constexpr std::uint32_t kLowHalves = 0x55555555, kHighHalves = 0xaaaaaaaa;
     const std::uint32_t kept =
@@ -180,7 +180,7 @@ BNFAST_INLINE std::uint32_t sign_bits(WordPart mask) {
     return bits;
 #endif
 }
-// The keep bits of kWordLanes low halves and, from bit 16 on, of as many high ones.
+// The mask bits of kWordLanes low halves and, from bit 16 on, of as many high ones.
 BNFAST_INLINE std::uint32_t kept_halves(WordPart word, std::uint32_t bound) {
     const WordPart bounds = WordPart{} + (bound << 16);
     return sign_bits(reinterpret_cast<WordPart>((word << 16) < bounds)) |
@@ -201,15 +201,15 @@ BNFAST_INLINE Ties ties_of(const LastWords& last, std::uint32_t bound) {
 }
 
 // Decides the ties of a group by the second draw. Rare, hence out of line.
-struct GroupBits {
+struct MaskGroup {
     std::uint64_t word[2];
 };
-__attribute__((noinline)) inline GroupBits decide_ties(const DropoutBits& bits, std::uint64_t group, GroupBits kept) {
+__attribute__((noinline)) inline MaskGroup decide_ties(const DropoutMask& mask, std::uint64_t group, MaskGroup kept) {
     for (std::uint32_t l = 0; l < 16; ++l) {
-        const PhiloxWords words = philox(16 * group + l, bits.offset, bits.seed);
+        const PhiloxWords words = philox(16 * group + l, mask.offset, mask.seed);
         for (std::uint32_t k = 0; k < 8; ++k) {
-            if (first_draw(words, k) != high_bits(bits)) continue;
-            const std::uint64_t bit = wins_tie(bits, 128 * group + 16 * k + l) ? 1 : 0;
+            if (first_draw(words, k) != high_bits(mask)) continue;
+            const std::uint64_t bit = wins_tie(mask, 128 * group + 16 * k + l) ? 1 : 0;
             const std::uint32_t shift = k % 4 * 16 + l;
             kept.word[k / 4] = (kept.word[k / 4] & ~(std::uint64_t{1} << shift)) | (bit << shift);
         }
@@ -217,8 +217,8 @@ __attribute__((noinline)) inline GroupBits decide_ties(const DropoutBits& bits, 
     return kept;
 }
 
-struct BatchBits {
-    GroupBits group[kBatch];
+struct MaskBatch {
+    MaskGroup group[kBatch];
 
     BNFAST_INLINE std::uint64_t word(int i) const { return group[i / 2].word[i % 2]; }
 };
@@ -238,15 +238,15 @@ struct IsNothing<Nothing> {
 constexpr int kBetween = 8;
 static_assert(kPhiloxRounds == kBetween + 2, "one call after each round but the first two");
 
-// The keep bits of groups `group` .. + kBatch - 1, bit 0 of word[0] of the first one first; group is a multiple of
+// The mask bits of groups `group` .. + kBatch - 1, bit 0 of word[0] of the first one first; group is a multiple of
 // kBatch, 0 < keep < 2**48. Calls between(0) .. between(kBetween - 1) in the course of it: what is done there fills the
 // time in which rounds wait for their products, even where the processor does not look far ahead.
 template <class Between>
-BNFAST_INLINE BatchBits keep_bits_of_batch(const DropoutBits& bits, PhiloxStream& stream, std::uint64_t group,
-                                           Between between) {
-    const std::uint32_t bound = high_bits(bits);
+BNFAST_INLINE MaskBatch mask_batch(const DropoutMask& mask, PhiloxStream& stream, std::uint64_t group,
+                                   Between between) {
+    const std::uint32_t bound = high_bits(mask);
     // With no bits below those compared, a tie is dropped whatever the second draw.
-    const bool ties_matter = static_cast<std::uint32_t>(bits.keep) != 0;
+    const bool ties_matter = static_cast<std::uint32_t>(mask.keep) != 0;
     const std::uint64_t first = 16 * group;
     if (__builtin_expect(first >> 32 != stream.counter_high, 0)) {
         stream.set_counter_high(static_cast<std::uint32_t>(first >> 32));
@@ -297,20 +297,20 @@ BNFAST_INLINE BatchBits keep_bits_of_batch(const DropoutBits& bits, PhiloxStream
             }
         }
     }
-    BatchBits kept;
+    MaskBatch kept;
     BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
         kept.group[g] = {{words[g][0] | static_cast<std::uint64_t>(words[g][1]) << 32,
                           words[g][2] | static_cast<std::uint64_t>(words[g][3]) << 32}};
     }
     BNFAST_UNROLL for (int g = 0; g < kBatch; ++g) {
         if (__builtin_expect(tied[g], 0)) {
-            kept.group[g] = decide_ties(bits, group + static_cast<std::uint64_t>(g), kept.group[g]);
+            kept.group[g] = decide_ties(mask, group + static_cast<std::uint64_t>(g), kept.group[g]);
         }
     }
     return kept;
 }
-BNFAST_INLINE BatchBits keep_bits_of_batch(const DropoutBits& bits, PhiloxStream& stream, std::uint64_t group) {
-    return keep_bits_of_batch(bits, stream, group, Nothing{});
+BNFAST_INLINE MaskBatch mask_batch(const DropoutMask& mask, PhiloxStream& stream, std::uint64_t group) {
+    return mask_batch(mask, stream, group, Nothing{});
 }
 
 }  // namespace BNFAST_TARGET

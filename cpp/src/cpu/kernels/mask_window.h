@@ -1,5 +1,5 @@
-// The keep bits of a dropout behind the activation: made in small portions just before their use, so that the integer
-// work of Philox runs while streamed stores and fetched lines are under way. None outlives the call.
+// The bits of the mask of a dropout behind the activation: made in small portions just before their use, so that the
+// integer work of Philox runs while streamed stores and fetched lines are under way. None outlives the call.
 #pragma once
 
 #include "cpu/kernels/flat.h"
@@ -15,59 +15,59 @@ constexpr std::int64_t kEverything = std::int64_t{1} << 62;  // one portion wher
 
 // The elements that a loop handles at once.
 template <class Loop>
-BNFAST_INLINE std::int64_t portion_of(const KeepBits& keep) {
+BNFAST_INLINE std::int64_t portion_of(const MaskTask& task) {
     static_assert(cpu::kMostAtOnce <= kStaged, "a portion of bits is a portion of the stages, too");
-    if (Loop::drops(keep.used) && !keep.made) return keep.portion;
+    if (Loop::drops(task.used) && !task.stored.complete) return task.portion;
     if (!Loop::kPlain) return kStaged;
-    return Loop::drops(keep.used) ? kMadePortion : kEverything;
+    return Loop::drops(task.used) ? kMadePortion : kEverything;
 }
 
 // Where the elements of a task are in the mask. A value of its own: no store can be suspected of changing it.
 struct MaskIndex {
     std::int64_t outer, channel, first;
 
-    BNFAST_INLINE MaskIndex(const KeepBits& keep, const Geometry& g)
-        : outer(keep.all_channels * (g.rows ? 1 : g.inner)),
+    BNFAST_INLINE MaskIndex(const MaskTask& task, const Geometry& g)
+        : outer(task.all_channels * (g.rows ? 1 : g.inner)),
           channel(g.rows ? 1 : g.inner),
-          first(keep.first_channel * channel) {}
+          first(task.first_channel * channel) {}
     BNFAST_INLINE std::int64_t of(const Position& p) const {
         return p.outer * outer + p.channel * channel + first + p.i;
     }
 };
 
-// Rows of which each has its own batches of bits, and which keep them: a batch is made once, in any order. (Tasks are
-// then whole batches wide: take_keep_bits in cpu/batch_norm.cpp.)
+// Rows of which each has its own batches of bits, and which store them: a batch is made once, in any order. (Tasks are
+// then whole batches wide: take_stored_mask in cpu/mask_task.cpp.)
 static_assert(kWholeBatches % kBatchElements == 0, "batches of no target may straddle two rows");
-BNFAST_INLINE bool keeps_row_batches(const KeepBits& keep) {
-    return keep.store != nullptr && keep.pitch == 0 && keep.all_channels % kWholeBatches == 0;
+BNFAST_INLINE bool stores_row_batches(const MaskTask& task) {
+    return task.stored.words != nullptr && task.stored.pitch == 0 && task.all_channels % kWholeBatches == 0;
 }
 
-class KeepWindow {
+class MaskWindow {
   public:
     static constexpr int kSlots = 4;
 
-    BNFAST_INLINE KeepWindow(const KeepBits& keep, const Geometry& g)
-        : keep_(keep),
-          row_elements_(keep.all_channels * g.inner),
-          first_(keep.first_channel * g.inner),
+    BNFAST_INLINE MaskWindow(const MaskTask& task, const Geometry& g)
+        : task_(task),
+          row_elements_(task.all_channels * g.inner),
+          first_(task.first_channel * g.inner),
           width_(g.channels * g.inner) {
-        if (keep.used) stream_.start(keep.generator.seed, keep.generator.offset);
-        if (keep.made) {
-            words_ = keep.store;
+        if (task.used) stream_.start(task.dropout.seed, task.dropout.offset);
+        if (task.stored.complete) {
+            words_ = task.stored.words;
             end_ = std::int64_t{1} << 62;
         }
     }
 
     // Makes the bits of n <= kMostPrepared elements from mask element `index` on, and lines them up for at(). Up to
-    // kSlots such runs are at hand where keeps_runs(), otherwise the one in slot 0.
+    // kSlots such runs are at hand where stores_runs(), otherwise the one in slot 0.
     BNFAST_INLINE void prepare(std::int64_t index, std::int64_t n, int slot = 0) {
         if (index < begin_ || index + n > end_) make_until(index, n);
         line_up(index, n, lined_up_[slot]);
     }
-    // Whether the bits of each run of planes are kept, apart from those of the others.
-    BNFAST_INLINE bool keeps_runs() const { return keep_.store != nullptr && keep_.pitch != 0; }
+    // Whether the bits of each run of planes are stored, apart from those of the others.
+    BNFAST_INLINE bool stores_runs() const { return task_.stored.words != nullptr && task_.stored.pitch != 0; }
     // The bits of the vector at a mask element that is whole vectors away from where those prepared last in the slot
-    // begin: behind it, or before it where keeps_row_batches(), whose bits need no lining up.
+    // begin: behind it, or before it where stores_row_batches(), whose bits need no lining up.
     BNFAST_INLINE std::uint32_t at(std::int64_t index, int slot = 0) const {
         std::uint16_t bits;
         __builtin_memcpy(&bits, lined_up_[slot].bits + ((index - lined_up_[slot].begin) >> 3), sizeof bits);
@@ -99,35 +99,35 @@ class KeepWindow {
     __attribute__((noinline)) void make_until(std::int64_t index, std::int64_t n) {
         std::uint64_t* row = nullptr;
         std::int64_t until = index + n;
-        if (keep_.store != nullptr && keep_.pitch == 0) {
+        if (task_.stored.words != nullptr && task_.stored.pitch == 0) {
             if (index < begin_ || index > end_) begin_ = end_ = index / kBatchElements * kBatchElements;
-            words_ = keep_.store + begin_ / 64;
-        } else if (keep_.store != nullptr) {
+            words_ = task_.stored.words + begin_ / 64;
+        } else if (task_.stored.words != nullptr) {
             const std::int64_t outer = (index - first_) / row_elements_;
-            row = keep_.store + outer * keep_.pitch;
+            row = task_.stored.words + outer * task_.stored.pitch;
             words_ = row + 1;
             begin_ = (outer * row_elements_ + first_) / kBatchElements * kBatchElements;
             end_ = row[0] == 0 ? begin_ : static_cast<std::int64_t>(row[0]);
             // At least a portion, though a short plane needs less: the rest is for the planes behind it.
             const std::int64_t run_end = outer * row_elements_ + first_ + width_;
-            if (end_ < until) until = end_ + keep_.portion < run_end ? end_ + keep_.portion : run_end;
+            if (end_ < until) until = end_ + task_.portion < run_end ? end_ + task_.portion : run_end;
             if (until < index + n) until = index + n;
         } else if (index < begin_ || index > end_ || index + n > begin_ + kMostPrepared) {
             begin_ = end_ = index / kBatchElements * kBatchElements;
         }
         for (; end_ < until; end_ += kBatchElements) {
-            BatchBits kept{};
-            if (keep_.generator.keep != 0) {  // keeping all is no dropout
-                kept = keep_bits_of_batch(keep_.generator, stream_, static_cast<std::uint64_t>(end_ / kGroup));
+            MaskBatch batch{};
+            if (task_.dropout.keep != 0) {  // keeping all is no dropout
+                batch = mask_batch(task_.dropout, stream_, static_cast<std::uint64_t>(end_ / kGroup));
             }
             std::uint64_t* const out = words_ + (end_ - begin_) / 64;
-            BNFAST_UNROLL for (int i = 0; i < kBatchWords; ++i) out[i] = kept.word(i);
+            BNFAST_UNROLL for (int i = 0; i < kBatchWords; ++i) out[i] = batch.word(i);
         }
         // Unless all were there: in the second sweep, several threads may read it.
         if (row != nullptr && row[0] != static_cast<std::uint64_t>(end_)) row[0] = static_cast<std::uint64_t>(end_);
     }
 
-    KeepBits keep_;
+    MaskTask task_;
     std::int64_t row_elements_, first_, width_;
     std::int64_t begin_ = 0, end_ = 0;  // the mask elements whose bits are in words_
     PhiloxStream stream_;
@@ -139,13 +139,13 @@ class KeepWindow {
 // Dropout of the vectors of one task.
 template <class T>
 struct Dropper {
-    KeepWindow& window;
+    MaskWindow& window;
     const bool used;
     const MaskIndex index;
     const Vec<T> scale;
 
-    BNFAST_INLINE Dropper(KeepWindow& keep_window, const KeepBits& keep, const Geometry& g)
-        : window(keep_window), used(keep.used), index(keep, g), scale(static_cast<T>(keep.scale)) {}
+    BNFAST_INLINE Dropper(MaskWindow& mask_window, const MaskTask& task, const Geometry& g)
+        : window(mask_window), used(task.used), index(task, g), scale(static_cast<T>(task.scale)) {}
 
     BNFAST_INLINE void prepare(std::int64_t mask_element, std::int64_t n, int slot = 0) const {
         window.prepare(mask_element, n, slot);
