@@ -119,8 +119,9 @@ struct Affine {
                  a.exact_scale, widen(inverse_scale<T>(a.exact_scale))}};
     }
 };
-BNFAST_FORM(MeanOfSums, 4, 2,
-            return {{mean_of_sums(x[0], x[1], x[2], Value<T>(1)), mean_of_sums(x[0], x[1], x[2], x[3])}};)
+BNFAST_FORM(SumsKeepDigits, 4, 2, const auto unscaled = sums_keep_digits(x[0], x[1], x[2], Value<T>(1));
+            const auto scaled = sums_keep_digits(x[0], x[1], x[2], x[3]);
+            return {{select(unscaled, x[0], x[1]), select(scaled, x[0], x[1])}};)
 BNFAST_FORM(AboutMean, 3, 1, return {{sum_about_mean(x[0], x[1], x[2])}};)
 BNFAST_FORM(SquaredInvstd, 4, 4,
             return {{squared_invstd_of(x[0], Value<T>(1)), squared_invstd_of(x[0], x[1]),
@@ -157,7 +158,7 @@ forms::Table table_of_forms() {
                                                       form<double, Invstd<EpsPlacement::kStd>>("invstd of std"),
                                                       form<double, Affine<float>>("affine_coefficients of float"),
                                                       form<double, Affine<double>>("affine_coefficients of double"),
-                                                      form<double, MeanOfSums<double>>("mean_of_sums"),
+                                                      form<double, SumsKeepDigits<double>>("sums_keep_digits"),
                                                       form<double, AboutMean<double>>("sum_about_mean"),
                                                       form<double, SquaredInvstd<double>>("squared_invstd"),
                                                       form<double, Dx<float>>("dx_coefficients of float"),
