@@ -29,7 +29,8 @@ struct NormBackwardInputs {
 };
 
 // What backward writes: dx and dresidual of x's shape and dtype, and dgamma and dbeta, one number a channel on x's
-// device. dresidual is there if the forward call had a residual.
+// device: needed also where gamma and beta were
+// absent. dresidual is there if the forward call had a residual.
 struct NormGradients {
     TensorView dx;
     std::optional<TensorView> dresidual;
@@ -40,12 +41,12 @@ struct NormGradients {
 // Each function checks its arguments before it writes anything and throws ValueError or TypeError with a message of the
 // form "operation: argument got, expected". y, dx and dresidual have x's shape and dtype.
 
-// The numbers that the state of a batch_norm on x takes.
+// How many numbers the state of a batch_norm on x takes: the size for OwnedNormState.
 std::int64_t batch_norm_state_size(const TensorView& x, int axis);
 
 Moments moments(const TensorView& x, const std::optional<TensorView>& where, int axis);
 
-// y may be exactly the memory of x where x can be computed from it again: an activation that can be undone, no
+// y may be written over x, in exactly its memory, where x can be recovered from y: an activation that can be undone, no
 // residual, dropout or where, and no gamma that is (nearly) zero. The inputs of backward then have y as x.
 void batch_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y, NormState& state);
 
@@ -57,7 +58,8 @@ void batch_norm_with_stats(const NormInputs& inputs, const NormOptions& options,
 void batch_norm_inference(const NormInputs& inputs, const TensorView& mean, const TensorView& var,
                           const NormOptions& options, const TensorView& y);
 
-// As inference, and fills what backward needs: mean and var are constants there. y may be the memory of x as above.
+// As batch_norm_inference, and fills the state: backward takes mean and var for constants. y may be written over x as
+// above.
 void batch_norm_frozen(const NormInputs& inputs, const TensorView& mean, const TensorView& var,
                        const NormOptions& options, const TensorView& y, NormState& state);
 
@@ -65,7 +67,8 @@ GradientSums batch_norm_backward_sums(const NormBackwardInputs& inputs, const No
 
 void batch_norm_backward(const NormBackwardInputs& inputs, const NormState& state, const NormGradients& gradients);
 
-// The same for a part of a batch, of which `total` are the sums over the whole. dgamma and dbeta are those of the part.
+// The same where x is one worker's part of a batch: `total` are the sums over all workers. dgamma and dbeta are those of
+// the part.
 void batch_norm_backward_with_sums(const NormBackwardInputs& inputs, const NormState& state, const GradientSums& total,
                                    const NormGradients& gradients);
 

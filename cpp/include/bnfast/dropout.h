@@ -15,9 +15,9 @@ enum class DropoutMode : int { kInverted, kClassic, kAlpha };
 struct DropoutOptions {
     double rate = 0.5;  // probability that an element is dropped
     std::uint64_t seed = 0;
-    std::uint64_t offset = 0;
+    std::uint64_t offset = 0;  // names a stream of the same seed; it is not a position
     DropoutMode mode = DropoutMode::kInverted;
-    std::vector<int> broadcast_axes;  // counted as length 1 in the mask
+    std::vector<int> broadcast_axes;  // along these, all elements share one of the mask
 };
 
 // Each function checks its arguments before it writes anything and throws ValueError or TypeError.

@@ -5,9 +5,9 @@
 
 namespace bnfast {
 
-// The view's dimensions from the one of the largest stride to the one of the least. Along a dimension of stride 0
-// (broadcast) or length 1 nothing lies in memory: it stands where the order of indices has it, before the first that
-// comes behind it there, so that a broadcast view of an array in C order has the order of its copy.
+// The view's dimensions from the one of the largest stride to the one of the least. Dimensions of stride 0
+// (broadcast) or length 1 have no place in memory: each goes before the first dimension with a larger index, so that a
+// broadcast view of an array in C order has the order of its copy. `dims` has room for view.ndim entries.
 void memory_order(const TensorView& view, unsigned char* dims);
 
 // The product of the shape.

@@ -6,19 +6,21 @@
 
 namespace bnfast {
 
-// Of each channel: count, mean (as mean + mean_low) and m2, the sum of squared deviations from the mean.
+// Of each channel: count, mean and m2, the sum of squared deviations from the mean. The mean is mean + mean_low: what
+// float64 has no room for is in the second number.
 struct Moments {
     std::vector<std::int64_t> count;
     std::vector<double> mean, mean_low, m2;
 };
 
-// Of each channel: sums of dy at the affine's output (after the activation's derivative), and of dy * (x - mean).
+// Of each channel: sums of the gradient at the affine map's output (dy times the activation's derivative), and of its
+// product with x - mean.
 struct GradientSums {
     std::vector<std::int64_t> count;
     std::vector<double> sum_dy, sum_dy_xmu;
 };
 
-// `into` becomes what describes the elements of both. Where one of them counts no element, that is the other, bit for
+// Merges `other` into `into`, which then describes the elements of both. Where one of them counts no element, that is the other, bit for
 // bit. ValueError where they differ in the number of channels, or where a count would be beyond int64: nothing has been
 // changed then.
 void merge(Moments& into, const Moments& other);

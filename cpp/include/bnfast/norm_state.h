@@ -43,7 +43,7 @@ struct NormState : StateNumbers {
     bool has_residual = false;
     bool has_where = false;
     bool in_place = false;       // y was written over x, and backward works from y
-    bool foreign_stats = false;  // the statistics counted other elements than x has: backward needs their sums
+    bool foreign_stats = false;  // statistics of more than x (several workers): backward needs total sums
 };
 
 // A state that owns its memory.

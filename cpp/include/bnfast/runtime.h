@@ -31,11 +31,11 @@ bool shared_cache_is_near();
 constexpr int kMostStreamSources = 8;
 void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads);
 
-// For tests. From now on every decision that only speed depends on is drawn at random, from this seed, until
+// For tests. From now on the way in which a call is cut into work is drawn at random, from this seed, until
 // restore_schedule(): results are the same.
 void randomise_schedule(std::uint64_t seed);
 void restore_schedule();
-// The numbers at which the order of sums or the schedule changes, by name.
+// The sizes at which another way of computing begins, by name: tests use them to try both sides.
 std::vector<std::pair<std::string, std::int64_t>> thresholds();
 
 }  // namespace bnfast

@@ -5,7 +5,7 @@
 
 namespace bnfast {
 
-// kBool is one byte an element, not zero for true: the type of `where` alone.
+// kBool is the type of `where` alone: one byte an element, of which any but zero is true.
 enum class DType : int { kFloat32, kFloat64, kFloat16, kBFloat16, kBool };
 
 constexpr std::int64_t item_size(DType dtype) {

@@ -1,5 +1,5 @@
 // Preconditions: each check throws ValueError or TypeError with one message form, operation, argument, got, expected.
-// Names are plain text: to make strings of them would take longer than a small batch norm.
+// Names are const char*: to make a std::string of each would take longer than a small batch norm.
 #pragma once
 
 #include <cstdint>

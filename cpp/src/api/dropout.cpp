@@ -1,4 +1,4 @@
-// The front desk of dropout: checks, runs of the mask, the numbers of each mode.
+// The front desk of dropout: checks, which part of the mask belongs to which elements, and what each mode scales by.
 #include "bnfast/dropout.h"
 
 #include <vector>

@@ -1,4 +1,5 @@
-// What the front desks of all normalizations share: checks of a forward and of a backward call, and their Problem.
+// What the front desks of all normalizations share: checks of a forward and of a backward call, and the
+// NormProblem that they pass to the backend.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// A box of a normalization call as the CPU sees it: operands in memory that kernels can walk.
+// A box of a normalization call as the CPU sees it: operands in memory that kernels can walk. A box is one sample, or
+// the whole batch where statistics are those of all samples.
 #pragma once
 
 #include <initializer_list>

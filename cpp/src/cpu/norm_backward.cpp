@@ -1,4 +1,5 @@
-// Backward: groups of channels that stay in cache between their two sweeps, or two sweeps of the whole.
+// Backward, in two sweeps: one sums, one writes. Groups of channels stay in a core's cache between the two, or each
+// sweep is one of the whole.
 #include <algorithm>
 #include <vector>
 

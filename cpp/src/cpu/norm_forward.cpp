@@ -1,4 +1,5 @@
-// Forward: groups of channels that stay in cache between their two sweeps, or two sweeps of the whole.
+// Forward, in two sweeps: one measures, one writes. Groups of channels stay in a core's cache between the two, or each
+// sweep is one of the whole.
 #include <algorithm>
 
 #include "cpu/blocks.h"

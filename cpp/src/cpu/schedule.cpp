@@ -1,4 +1,4 @@
-// How a call is cut into work: every decision that only speed depends on.
+// How a call is cut into work: decisions that only speed depends on.
 #include "cpu/schedule.h"
 
 #include <algorithm>

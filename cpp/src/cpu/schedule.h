@@ -1,6 +1,6 @@
 // How a call is cut into work: which threads do what, in which order, and what is written past the caches or fetched
-// ahead. Every decision that only speed depends on is made here. No bit of a result depends on any of them: tests have
-// them made at random (randomise_schedule) and find the same results.
+// ahead. Only speed depends on these decisions: tests have them made at random (randomise_schedule) and find the same
+// bits. (How far a loop fetches ahead is in kernels/span.h, what busy cores change in parallel.cpp.)
 #pragma once
 
 #include <cstdint>
@@ -109,7 +109,7 @@ void sweep_tiles(const BoundProblem& problem, int threads, const Body& body) {
 // From now on every decision is drawn at random, from this seed; until restore_schedule().
 void randomise_schedule(std::uint64_t seed);
 void restore_schedule();
-// The numbers at which the order of sums or the schedule changes, by name.
+// The sizes at which the order of sums or the schedule changes, by name.
 std::vector<std::pair<std::string, std::int64_t>> thresholds();
 
 }  // namespace bnfast::cpu

@@ -1,4 +1,4 @@
-// The plain stream that the bandwidth of memory is measured with.
+// Adds arrays as fast as memory allows: what benchmarks compare with.
 #include "cpu/stream.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // The affine map of a channel, and the gradient at its input, from the coefficients of coefficients.h. V is a value of
-// the type computed in.
+// the type that elements are computed in: float, or double for float64 x.
 #pragma once
 
 #include "numerics/scalar.h"

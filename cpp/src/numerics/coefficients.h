@@ -1,6 +1,7 @@
 // What a channel's elements are scaled with: invstd, and the coefficients of forward and backward.
 //
-// V is a value of float64, T the type that elements are computed in: coefficients come from float64 and are rounded
+// V is a value of float64, T the type that elements are computed in (float, or double for
+// float64 x): coefficients come from float64 and are rounded
 // once.
 #pragma once
 

@@ -3,7 +3,8 @@
 //
 // Element i of a mask is i = 128 g + 16 k + l with k < 8, l < 16. The counter 16 g + l gives four words of Philox; the
 // low half of word k / 2 (k even) or its high half (k odd) is u, which is compared with the 16 high bits of the keep
-// threshold K (48 bits). On the tie, one element in 65,536, another draw v decides by the 32 low bits.
+// threshold K (48 bits). Where these 16 bits are equal, for one element in
+// 65,536, another draw v is compared with the 32 low bits.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// A backend: what one kind of device does with a checked call, as a value.
+// A backend: what one kind of device does with a checked call, as a struct of function pointers.
 #pragma once
 
 #include <cstdint>

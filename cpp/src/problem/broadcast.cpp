@@ -1,4 +1,4 @@
-// How a `where` broadcasts to the elements that it speaks of.
+// Which entry of a `where` of smaller shape belongs to which element of x.
 #include "problem/broadcast.h"
 
 #include <algorithm>

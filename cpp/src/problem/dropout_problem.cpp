@@ -1,4 +1,4 @@
-// How the elements of a tensor and of its dropout mask belong together.
+// Which element of a dropout mask belongs to which element of a tensor.
 #include "problem/dropout_problem.h"
 
 #include <functional>

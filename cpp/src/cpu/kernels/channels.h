@@ -1,5 +1,5 @@
-// Kernels on per-channel values: merging of blocks, invstd, coefficients. Where channels are many and short, these are
-// the call.
+// Kernels on per-channel values: merging of blocks, invstd, coefficients. Where channels are many and short, these
+// loops take most of the time.
 #pragma once
 
 #include "cpu/kernels/span.h"

@@ -1,6 +1,7 @@
 // Short planes and narrow rows (up to four vectors), walked as rows of many elements: a flat row is one outer index
 // of short planes, or 16 narrow rows. Sums are taken for each element of a flat row and folded to those of channels at
-// the end; coefficients are expanded to one for each element. The runs of such tensors touch (api/ packs others).
+// the end; coefficients are expanded to one for each element. The runs of such tensors touch: others are copied
+// first (cpu/packing.cpp), or not walked flat.
 #pragma once
 
 #include "cpu/kernels/activations.h"

@@ -1,5 +1,5 @@
-// y = act(gamma * (x - mean) * invstd + beta + residual), zero where `where` is false: one read of each input, one
-// write of y.
+// y = dropout(act(gamma * (x - mean) * invstd + beta + residual)), zero where `where` is false: one read of each input,
+// one write of y.
 #pragma once
 
 #include "cpu/kernels/mask_window.h"

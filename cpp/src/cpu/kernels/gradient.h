@@ -1,4 +1,4 @@
-// One vector of backward on both sides of the affine: x, x - mean, and the gradient at the affine's output. Activations
+// For one vector of backward: x, x - mean, and dz, the gradient at the output of the affine map. Activations
 // are recomputed from x (and residual), or x - mean from y where forward wrote y over x (Rota Bulo, Porzi &
 // Kontschieder 2018).
 #pragma once

@@ -1,4 +1,4 @@
-// Statistics of blocks: count, mean and sum of squared deviations, to float64 accuracy in one read of x.
+// Mean and sum of squared deviations of blocks, to float64 accuracy in one read of x from memory.
 //
 // Sums are taken about a pivot (numerics/moments.h). For 32-bit and narrower x the first try has the pivot 0: x^2 is
 // then exact in float64 and costs one fused operation. Where its moments are not to be trusted, the block, still in

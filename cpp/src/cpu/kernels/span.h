@@ -1,4 +1,4 @@
-// What the kernels share: addressing, fetching ahead, block borders, walks over tiles, where bits.
+// What the kernels share: addressing, fetching ahead, block borders, walks over tiles, the bits of `where`.
 #pragma once
 
 #include "cpu/kernels/table.h"

@@ -1,4 +1,4 @@
-// The table of one target, and those of its kernels that do not depend on how elements are stored.
+// The table of one target, and the kernels that do not depend on how elements are stored.
 #include "bnfast/tensor.h"
 #include "cpu/kernels/channels.h"
 #include "cpu/simd/philox_batch.h"
