@@ -67,8 +67,8 @@ GradientSums batch_norm_backward_sums(const NormBackwardInputs& inputs, const No
 
 void batch_norm_backward(const NormBackwardInputs& inputs, const NormState& state, const NormGradients& gradients);
 
-// The same where x is one worker's part of a batch: `total` are the sums over all workers. dgamma and dbeta are those of
-// the part.
+// The same where x is one worker's part of a batch: `total` are the sums over all workers. dgamma and dbeta are those
+// of the part.
 void batch_norm_backward_with_sums(const NormBackwardInputs& inputs, const NormState& state, const GradientSums& total,
                                    const NormGradients& gradients);
 

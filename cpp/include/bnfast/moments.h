@@ -20,9 +20,9 @@ struct GradientSums {
     std::vector<double> sum_dy, sum_dy_xmu;
 };
 
-// Merges `other` into `into`, which then describes the elements of both. Where one of them counts no element, that is the other, bit for
-// bit. ValueError where they differ in the number of channels, or where a count would be beyond int64: nothing has been
-// changed then.
+// Merges `other` into `into`, which then describes the elements of both. Where one of them counts no element, that is
+// the other, bit for bit. ValueError where they differ in the number of channels, or where a count would be beyond
+// int64: nothing has been changed then.
 void merge(Moments& into, const Moments& other);
 void merge(GradientSums& into, const GradientSums& other);
 

@@ -1,5 +1,5 @@
-// Per-channel arrays of the caller as float64. Where channels are many and short they are shared out as channels_per_task
-// says, so that a thread finds in its own cache what it wrote.
+// Per-channel arrays of the caller as float64. Where channels are many and short they are shared out as
+// channels_per_task says, so that a thread finds in its own cache what it wrote.
 #include "cpu/parameters.h"
 
 #include <algorithm>

@@ -1,10 +1,10 @@
 // Activations as types: forward and derivative side by side, both at the pre-activation z.
 //
 // Every type is constructed from one number of the type computed in, the negative slope, which only LeakyRelu keeps.
-// Its functions take any value whose lanes are of that type. derivative(z) is d forward / d z; ReLU has passes(z) in its place.
-// The strictly increasing ones that in-place batch norm admits (Rota Bulo, Porzi & Kontschieder 2018) also have
-// inverse(y), which is z given y = forward(z), and derivative_from_output(y), which is derivative(z). NaN gives NaN,
-// but the piecewise constant derivatives (relu, leaky relu) take it for z <= 0. Max errors are measured as in
+// Its functions take any value whose lanes are of that type. derivative(z) is d forward / d z; ReLU has passes(z) in
+// its place. The strictly increasing ones that in-place batch norm admits (Rota Bulo, Porzi & Kontschieder 2018) also
+// have inverse(y), which is z given y = forward(z), and derivative_from_output(y), which is derivative(z). NaN gives
+// NaN, but the piecewise constant derivatives (relu, leaky relu) take it for z <= 0. Max errors are measured as in
 // elementary.h and given as float / double, in ulp of the exact result, or in eps, an absolute error of 2**-24 /
 // 2**-53. Results below the smallest normal number may be 0.
 #pragma once

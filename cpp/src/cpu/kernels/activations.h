@@ -2,8 +2,8 @@
 //
 // Loops know identity and ReLU at compile time, as these cost next to nothing. All other activations go through one
 // general loop, which handles up to 512 elements in stages: it computes all z, calls the activation for all of them,
-// and goes on from the result. The functions are compiled once for a target and a type computed in (activations.cpp), so that the code of
-// the kernels grows with the sum of activations and element types, not with their product.
+// and goes on from the result. The functions are compiled once for a target and a type computed in (activations.cpp),
+// so that the code of the kernels grows with the sum of activations and element types, not with their product.
 #pragma once
 
 #include "cpu/kernels/span.h"

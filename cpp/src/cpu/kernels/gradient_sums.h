@@ -1,5 +1,5 @@
-// Sums over blocks of dz, the gradient of gradient.h, and of dz * (x - mean) (Ioffe & Szegedy 2015, section 3): they give
-// dbeta = sum dz and dgamma = sum dz * (x - mean) * invstd.
+// Sums over blocks of dz, the gradient of gradient.h, and of dz * (x - mean) (Ioffe & Szegedy 2015, section 3): they
+// give dbeta = sum dz and dgamma = sum dz * (x - mean) * invstd.
 //
 // For 32-bit and narrower x, sum dz * (x - mean) is sum dz * x - mean * sum dz: the products are exact in float64, x
 // need not be centred, and what cancels is below the rounding of a centred float32. Where it might not be (the mean is
