@@ -51,6 +51,20 @@ def test_contexts_of_every_kind(dtype):
         assert_same_bits(bnfast.batch_norm_backward(dy, other), bnfast.batch_norm_backward(dy, ctx))
 
 
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_copy_of_instance_norm_gives_the_same_gradients(axis, how):
+    x, residual, dy = np.random.default_rng(0).standard_normal((3, 4, 6, 5))
+    gamma, beta = np.random.default_rng(1).standard_normal((2, x.shape[axis]))
+    ctx = bnfast.instance_norm(
+        x, gamma, beta, axis=axis, activation="silu", residual=residual, dropout=0.25, seed=7
+    )[1]
+    other = COPIES[how](ctx)
+    assert_same_bits(bnfast.norm_backward(dy, other), bnfast.norm_backward(dy, ctx))
+    assert_same_bits([other.mean, other.var, other.invstd], [ctx.mean, ctx.var, ctx.invstd])
+    assert other.mean.shape == (4, x.shape[axis]) and (other.seed, other.offset) == (7, 0)
+
+
 def test_statistics_of_another_batch_still_need_its_sums():
     x = np.random.default_rng(0).standard_normal((6, 3))
     _, ctx = bnfast.batch_norm(x, stats=bnfast.moments(np.concatenate([x, x])))
