@@ -52,6 +52,25 @@ def test_strided_views_in_another_order(order, dtype):
     assert_equal_bits(bits_of_every_result(Case(x, x, None, np.ones(9), {"axis": 1})), want)
 
 
+@pytest.mark.parametrize("ndim", [8, 9, 32])  # 32 are the most that NumPy 1 has
+def test_many_dimensions(ndim):
+    shape = (2, 3, 7, *[1] * (ndim - 5), 2, 5)
+    x, dy = numbers((2, *shape[:-1], 10), np.dtype(np.float32))[..., ::2]
+    where = numbers((2, 1, *shape[2:]), np.dtype(np.float32), 1) > 0
+    gamma = np.arange(1.0, 4.0)
+    y, ctx = bnfast.batch_norm(x, gamma, residual=dy, where=where)
+    grads = bnfast.batch_norm_backward(dy, ctx)
+
+    def flat(a):
+        return a.reshape(2, -1, 70)
+
+    want, want_ctx = bnfast.batch_norm(flat(x), gamma, residual=flat(dy), where=flat(where))
+    wanted = bnfast.batch_norm_backward(flat(dy), want_ctx)
+    assert y.shape == grads.dx.shape == grads.dresidual.shape == shape
+    assert_same_bits(map(flat, [y, *grads[::3]]), [want, *wanted[::3]])
+    assert_same_bits([grads.dgamma, ctx.mean], [wanted.dgamma, want_ctx.mean])
+
+
 # --- slices, which are read in place --------------------------------------------------------------
 
 SLICES = {
