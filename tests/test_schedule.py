@@ -334,7 +334,7 @@ def test_a_schedule_drawn_at_random_changes_no_bit(first):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("shape", "axis"), LARGE[::2])
+@pytest.mark.parametrize(("shape", "axis"), [*LARGE[::2], ((0, 800, 4), 1)])
 def test_a_random_schedule_of_tensors_that_threads_share(shape, axis, seed):
     options: dict[str, Any] = {"activation": ["relu", "silu"][seed % 2]}
     if seed >= 2:
