@@ -95,6 +95,7 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
     (N, V, "axis is 1099511627776, expected", lambda a: a.norm(axis=2**40)),
     (N, T, "axis is of type float, expected an integer", lambda a: a.norm(axis=1.0)),
     (N, T, "axis is of type str, expected an integer", lambda a: a.norm(axis="1")),
+    (N, T, "axis is of type ndarray, expected an integer", lambda a: a.norm(axis=np.array(1.0))),
     (N, T, "axis is of type NoneType, expected an integer", lambda a: a.norm(axis=None)),
     (N, T, "axis is of type tuple, expected an integer", lambda a: a.norm(axis=(0, 1))),
     (N, T, "axis is of type bool, expected an integer", lambda a: a.norm(axis=True)),
@@ -333,10 +334,13 @@ def test_an_output_that_overlaps_itself_is_refused():
 
 
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("step", [1, 2, -1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("negative", [[8999], [7000, 300], [0]])
-def test_the_first_negative_var_of_many_is_named(negative, threads):
+def test_the_first_negative_var_of_many_is_named(negative, dtype, step, threads):
     x = np.ones((2, 9000), np.float32)
-    var = np.ones(9000)
+    var = np.full(9000 * abs(step), -7, dtype)[::step]
+    var[:] = 1
     var[negative] = -2.5
     out = np.full_like(x, 7)
     with bnfast.num_threads(threads):
