@@ -124,7 +124,10 @@ py::dict context_state(const Context& context) {
     // NumPy pickles C order, but the bits of gradients follow x's order in memory: x is turned so that both are one.
     ArrayView view;
     unsigned char dims[kMaxDims];
-    memory_order(view.bind("context", "x", context.x), dims);
+    if (view.bind("context", "x", context.x).ndim != state.ndim) {
+        throw ValueError("context: x has another number of dimensions than in the forward call");
+    }
+    memory_order(view.get(), dims);
     py::tuple order(static_cast<std::size_t>(state.ndim)), back(static_cast<std::size_t>(state.ndim));
     for (int k = 0; k < state.ndim; ++k) {
         order[static_cast<std::size_t>(k)] = static_cast<int>(dims[k]);
@@ -143,9 +146,13 @@ py::dict context_state(const Context& context) {
                     "foreign_stats"_a = state.foreign_stats);
 }
 
-template <class T, class Key>
-T entry(const py::dict& pickled, Key key) {
-    return py::cast<T>(pickled[key]);
+template <class T>
+T entry(const py::dict& pickled, const char* key) {
+    try {
+        return py::cast<T>(pickled[key]);
+    } catch (const py::cast_error&) {
+        throw ValueError(std::string("context: the pickled state has another ") + key + " than there can be");
+    }
 }
 
 template <class Context>
@@ -155,11 +162,11 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     ArrayView x_view, residual_view, where_view;
     const TensorView& view = x_view.bind(name, "x", x);
     const int axis = entry<int>(pickled, "axis"), activation = entry<int>(pickled, "activation");
-    const std::int64_t size = state_size(static_cast<Context*>(nullptr), view, axis);
     const auto values = entry<py::array_t<double, py::array::c_style>>(pickled, "values");
-    if (axis < 0 || activation < 0 || activation > static_cast<int>(Activation::kElu)) {
+    if (axis < 0 || axis >= view.ndim || activation < 0 || activation > static_cast<int>(Activation::kElu)) {
         throw ValueError("context: the pickled state names an axis or an activation that there is not");
     }
+    const std::int64_t size = state_size(static_cast<Context*>(nullptr), view, axis);
     if (values.ndim() != 1 || values.shape(0) != size) {
         throw ValueError("context: the pickled state has another number of values than x asks for");
     }
@@ -176,6 +183,7 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     state.options.dropout = entry<double>(pickled, "dropout");
     state.options.seed = entry<std::uint64_t>(pickled, "seed");
     state.options.offset = entry<std::uint64_t>(pickled, "offset");
+    state.scope = std::is_same_v<Context, BatchNormContext> ? Scope::kBatch : Scope::kSample;
     state.dtype = view.dtype;
     state.ndim = view.ndim;
     std::copy_n(view.shape, view.ndim, state.shape);

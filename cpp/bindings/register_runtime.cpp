@@ -101,6 +101,7 @@ void register_runtime(py::module_& m) {
         std::vector<py::array_t<float, py::array::c_style>> arrays;
         for (const py::handle& source : sources)
             arrays.push_back(py::cast<py::array_t<float, py::array::c_style>>(source));
+        if ((dst.flags() & py::array::c_style) == 0) throw ValueError("stream: dst is not contiguous");
         if (dst.dtype().num() != py::detail::npy_api::NPY_FLOAT_) throw TypeError("stream: dst is not float32");
         stream_sum_arrays(py::reinterpret_borrow<py::array_t<float, py::array::c_style>>(dst), arrays, threads);
     });

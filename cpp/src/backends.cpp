@@ -9,7 +9,7 @@
 namespace bnfast {
 namespace {
 
-std::atomic<const Backend*> backends[] = {&cpu::backend(), nullptr};  // by Device::Type
+std::atomic<const Backend*> backends[] = {&cpu::kBackend, nullptr};  // by Device::Type
 
 }  // namespace
 
@@ -22,6 +22,6 @@ const Backend* set_backend(Device::Type device, const Backend* backend) {
     return backends[static_cast<std::size_t>(device)].exchange(backend);
 }
 
-const Host& host() { return cpu::host(); }
+const Host& host() { return cpu::kHost; }
 
 }  // namespace bnfast

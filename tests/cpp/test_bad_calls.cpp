@@ -160,6 +160,10 @@ void check_forward() {
     expect<ValueError>(op, "65 dimensions", forward([](Arena& a) { a.inputs.x.ndim = kMaxDims + 1; }));
     expect<ValueError>(op, "at least one dimension", forward([](Arena& a) { a.inputs.x.ndim = 0; }));
     expect<ValueError>(op, "x has shape (3, -1, 5)", forward([](Arena& a) { a.inputs.x.shape = kNegativeShape; }));
+    expect<ValueError>(op, "beyond all memory", forward([](Arena& a) {
+                           static constexpr std::int64_t kFar[] = {std::numeric_limits<std::int64_t>::min(), 20, 4};
+                           a.inputs.x.strides = kFar;
+                       }));
     expect<ValueError>(op, "product", forward([](Arena& a) { a.inputs.x.shape = kHugeShape; }));
     expect<TypeError>(op, "x has dtype bool", forward([](Arena& a) { a.inputs.x.dtype = DType::kBool; }));
     expect<TypeError>(op, "dtype number 9", forward([](Arena& a) { a.inputs.x.dtype = static_cast<DType>(9); }));
@@ -237,6 +241,8 @@ void check_given_statistics() {
     expect<ValueError>("batch_norm", "stats has 3 channels", with_stats([](Arena& a) { a.stats.count.pop_back(); }));
     expect<ValueError>("batch_norm", "stats has 0 channels", with_stats([](Arena& a) { a.stats.m2.clear(); }));
     expect<ValueError>("batch_norm", "stats counts no element", with_stats([](Arena& a) { a.stats.count[1] = 0; }));
+    expect<ValueError>("batch_norm", "stats counts -1", with_stats([](Arena& a) { a.stats.count[2] = -1; }));
+    expect<ValueError>("batch_norm", "stats has m2 -1", with_stats([](Arena& a) { a.stats.m2[0] = -1; }));
 
     const char* const op = "batch_norm_inference";
     expect<ValueError>(op, "mean has no data",
@@ -284,6 +290,9 @@ void check_backward() {
     expect<ValueError>(op, "out has shape", backward([](Arena& a) { a.gradients.dx.shape = kOtherShape; }));
     expect<ValueError>(op, "out overlaps x", backward([](Arena& a) { a.gradients.dx.data = a.x.data(); }));
     expect<ValueError>(op, "out overlaps dy", backward([](Arena& a) { a.gradients.dx.data = a.dy.data() + 1; }));
+    expect<ValueError>(op, "dgamma overlaps dbeta", backward([](Arena& a) { a.gradients.dbeta = a.dgamma.data() + 1; }));
+    expect<ValueError>(op, "out overlaps state.values",
+                       backward([](Arena& a) { a.gradients.dx.data = a.saved.state().values; }));
     expect<ValueError>(op, "dgamma is null", backward([](Arena& a) { a.gradients.dgamma = nullptr; }));
     expect<ValueError>(op, "dbeta is null", backward([](Arena& a) { a.gradients.dbeta = nullptr; }));
     expect<ValueError>(op, "dresidual is there",
@@ -327,6 +336,12 @@ void check_other_norms() {
             instance_norm(a.inputs, a.options, Arena::tensor(a.y), a.saved.state());
         };
     };
+    expect<ValueError>("instance_norm", "statistics can be memory", call([](Arena& a) {
+                           static constexpr std::int64_t kHostile[] = {std::int64_t{1} << 31, std::int64_t{1} << 31, 0};
+                           a.inputs.x.shape = kHostile;
+                           a.inputs.gamma.reset();
+                           a.inputs.beta.reset();
+                       }));
     expect<ValueError>("instance_norm", "axis is 0", call([](Arena& a) { a.options.axis = 0; }));
     expect<ValueError>("instance_norm", "where is there", call([](Arena& a) { a.inputs.where = a.where_view(); }));
     expect<ValueError>("instance_norm", "room for 28 numbers", call([](Arena& a) { a.saved.state().capacity = 28; }));

@@ -10,6 +10,9 @@ enum class Activation : int { kNone, kRelu, kLeakyRelu, kSigmoid, kTanh, kSilu, 
 // Where eps goes: sqrt(var + eps) or sqrt(var) + eps.
 enum class EpsPlacement : int { kVar, kStd };
 
+// Over which elements a pair of statistics is taken: all of a channel, or those of a channel in one sample (axis 0).
+enum class Scope : int { kBatch, kSample };
+
 struct NormOptions {
     int axis = 1;  // of the channels; -1 is the last one
     double eps = 1e-5;

@@ -1,6 +1,7 @@
 // What the backward pass of a normalization needs beyond the tensors: plain numbers in memory that the caller may own.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -34,6 +35,7 @@ struct NormState : StateNumbers {
     std::int64_t capacity = 0;
     // What the forward call was. Backward compares its arguments with these.
     NormOptions options;
+    Scope scope = Scope::kBatch;
     DType dtype = DType::kFloat32;
     int ndim = 0;
     std::int64_t shape[kMaxDims];      // the first ndim entries
@@ -54,6 +56,8 @@ class OwnedNormState {
         state_.values = memory_.get();
         state_.capacity = size;
     }
+    OwnedNormState(const OwnedNormState&) = delete;  // `values` points into this object
+    OwnedNormState& operator=(const OwnedNormState&) = delete;
     NormState& state() { return state_; }
     const NormState& state() const { return state_; }
 

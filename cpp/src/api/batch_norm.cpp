@@ -17,6 +17,11 @@ using api::Operation;
 // Statistics of nothing are no statistics of a batch that takes part with `own` elements a channel.
 void check_counts(const Operation& operation, const char* name, const std::vector<std::int64_t>& counts,
                   std::int64_t own) {
+    const auto negative = std::find_if(counts.begin(), counts.end(), [](std::int64_t count) { return count < 0; });
+    if (negative != counts.end()) {
+        fail(operation.name, std::string(name) + " counts " + std::to_string(*negative) + " elements in channel " +
+                                 std::to_string(negative - counts.begin()) + ", expected numbers >= 0");
+    }
     const auto none = std::find(counts.begin(), counts.end(), 0);
     if (own == 0 || none == counts.end()) return;
     fail(operation.name, std::string(name) + " counts no element in channel " + std::to_string(none - counts.begin()) +
@@ -38,13 +43,14 @@ void check_channels(const Operation& operation, const char* name, std::initializ
 
 // x normalised by the given mean and var.
 Call begin_constant(const Operation& operation, const NormInputs& inputs, const TensorView& mean, const TensorView& var,
-                    const NormOptions& options, const TensorView& y, NormState& state) {
-    const Call call = api::begin_forward(operation, inputs, options, y, state);
+                    const NormOptions& options, const TensorView& y) {
+    const Call call = api::begin_forward(operation, inputs, options, y);
+    if (options.dropout != 0) fail(operation.name, "dropout is " + api::number_text(options.dropout) + ", expected 0");
     const api::Memory out = api::memory_of(y);
     api::check_channel_values(operation.name, "mean", mean, inputs.x, call.axis);
     api::check_channel_values(operation.name, "var", var, inputs.x, call.axis);
-    api::check_disjoint(operation.name, out, "mean", mean);
-    api::check_disjoint(operation.name, out, "var", var);
+    api::check_disjoint(operation.name, out, "out", "mean", mean);
+    api::check_disjoint(operation.name, out, "out", "var", var);
     if (const auto negative = call.backend->first_negative(var)) {
         fail(operation.name, "var is " + api::number_text(negative->value) + " in channel " +
                                  std::to_string(negative->channel) + ", expected numbers >= 0");
@@ -62,7 +68,7 @@ Moments moments(const TensorView& x, const std::optional<TensorView>& where, int
     const char* const operation = "moments";
     api::check_tensor(operation, "x", x);
     axis = api::check_axis(operation, x, axis);
-    const Backend& backend = api::check_device(operation, x);
+    const Backend& backend = api::check_device(operation, "x", x);
     if (where) api::check_where(operation, *where, x, axis);
     NormProblem problem;
     problem.x = x;
@@ -75,24 +81,27 @@ Moments moments(const TensorView& x, const std::optional<TensorView>& where, int
 
 void batch_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y, NormState& state) {
     const Operation operation{"batch_norm", Scope::kBatch};
-    Call call = api::begin_forward(operation, inputs, options, y, state);
-    api::fill_state(operation, {inputs.gamma, inputs.beta, {}, {}}, call, state);
-    api::check_in_place(operation, inputs, call, state);
+    Call call = api::begin_forward(operation, inputs, options, y);
+    api::finish_checks(operation, inputs, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     call.backend->forward(call.problem);
 }
 
 void batch_norm_with_stats(const NormInputs& inputs, const NormOptions& options, const Moments& stats,
                            const TensorView& y, NormState& state) {
     const Operation operation{"batch_norm", Scope::kBatch};
-    Call call = api::begin_forward(operation, inputs, options, y, state);
+    Call call = api::begin_forward(operation, inputs, options, y);
     check_channels(operation, "stats", {stats.count.size(), stats.mean.size(), stats.mean_low.size(), stats.m2.size()},
                    call);
-    api::fill_state(operation, {inputs.gamma, inputs.beta, {}, {}}, call, state);
-    api::check_in_place(operation, inputs, call, state);
     const std::int64_t own = call.backend->count_taking_part(call.problem);
     check_counts(operation, "stats", stats.count, own);
-    state.foreign_stats =
+    const auto negative = std::find_if(stats.m2.begin(), stats.m2.end(), [](double m2) { return m2 < 0; });
+    if (negative != stats.m2.end()) {
+        fail(operation.name, "stats has m2 " + api::number_text(*negative) + " in channel " +
+                                 std::to_string(negative - stats.m2.begin()) + ", expected numbers >= 0");
+    }
+    call.state.foreign_stats =
         std::any_of(stats.count.begin(), stats.count.end(), [&](std::int64_t count) { return count != own; });
+    api::finish_checks(operation, inputs, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     call.backend->set_statistics(call.problem, stats);
     call.backend->normalise(call.problem);
 }
@@ -100,18 +109,16 @@ void batch_norm_with_stats(const NormInputs& inputs, const NormOptions& options,
 void batch_norm_inference(const NormInputs& inputs, const TensorView& mean, const TensorView& var,
                           const NormOptions& options, const TensorView& y) {
     const Operation operation{"batch_norm_inference", Scope::kBatch};
-    NormState state;
-    const Call call = begin_constant(operation, inputs, mean, var, options, y, state);
+    const Call call = begin_constant(operation, inputs, mean, var, options, y);
     call.backend->inference(call.problem, {inputs.gamma, inputs.beta, mean, var});
 }
 
 void batch_norm_frozen(const NormInputs& inputs, const TensorView& mean, const TensorView& var,
                        const NormOptions& options, const TensorView& y, NormState& state) {
     const Operation operation{"batch_norm_frozen", Scope::kBatch};
-    Call call = begin_constant(operation, inputs, mean, var, options, y, state);
-    state.constant_statistics = true;
-    api::fill_state(operation, {inputs.gamma, inputs.beta, mean, var}, call, state);
-    api::check_in_place(operation, inputs, call, state);
+    Call call = begin_constant(operation, inputs, mean, var, options, y);
+    call.state.constant_statistics = true;
+    api::finish_checks(operation, inputs, {inputs.gamma, inputs.beta, mean, var}, call, state);
     call.backend->normalise(call.problem);
 }
 

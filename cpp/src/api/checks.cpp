@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <limits>
 
 #include "problem/broadcast.h"
 
@@ -36,7 +37,10 @@ void fail(const char* operation, const std::string& what) { throw ValueError(std
 namespace {
 
 std::string device_text(const Device& device) {
-    return (device.type == Device::Type::kCpu ? "cpu" : "cuda:" + std::to_string(device.index));
+    const std::string number = ":" + std::to_string(device.index);
+    if (device.type == Device::Type::kCpu) return "cpu" + number;
+    if (device.type == Device::Type::kCuda) return "cuda" + number;
+    return "device type " + std::to_string(static_cast<int>(device.type)) + number;
 }
 
 bool is_dtype(DType dtype) { return dtype >= DType::kFloat32 && dtype <= DType::kBool; }
@@ -60,12 +64,20 @@ void check_memory(const char* operation, const char* name, const TensorView& vie
         throw TypeError(std::string(operation) + ": " + name + " has dtype number " +
                         std::to_string(static_cast<int>(view.dtype)) + ", expected one of DType");
     }
-    bool empty = false, negative = false, huge = false;
-    std::int64_t bytes = item_size(view.dtype);
+    bool empty = false, negative = false, huge = false, far = false;
+    std::int64_t bytes = item_size(view.dtype), reach = 0;
     for (int d = 0; d < view.ndim; ++d) {
-        empty |= view.shape[d] == 0;
-        negative |= view.shape[d] < 0;
-        huge |= __builtin_mul_overflow(bytes, view.shape[d], &bytes);
+        const std::int64_t length = view.shape[d], stride = view.strides[d];
+        empty |= length == 0;
+        negative |= length < 0;
+        huge |= __builtin_mul_overflow(bytes, length, &bytes);
+        std::int64_t steps = 0;
+        far |= stride == std::numeric_limits<std::int64_t>::min() ||
+               __builtin_mul_overflow(stride < 0 ? -stride : stride, length - (length > 0), &steps) ||
+               __builtin_add_overflow(reach, steps, &reach);
+    }
+    if (far && !empty) {
+        fail(operation, std::string(name) + " has strides that reach beyond all memory");
     }
     if (negative || (huge && !empty)) {
         fail(operation, std::string(name) + " has shape " + shape_text(view) +
@@ -76,10 +88,11 @@ void check_memory(const char* operation, const char* name, const TensorView& vie
 
 namespace {
 
-void check_same_device(const char* operation, const char* name, const TensorView& value, const TensorView& x) {
+void check_same_device(const char* operation, const char* name, const TensorView& value, const char* like,
+                       const TensorView& x) {
     if (value.device == x.device) return;
     fail(operation, std::string(name) + " is on " + device_text(value.device) + ", expected " + device_text(x.device) +
-                        ", where x is");
+                        ", where " + like + " is");
 }
 
 }  // namespace
@@ -102,7 +115,7 @@ void check_like(const char* operation, const char* name, const TensorView& value
         fail(operation,
              std::string(name) + " has shape " + shape_text(value) + ", expected " + shape_text(x) + " as " + like);
     }
-    check_same_device(operation, name, value, x);
+    check_same_device(operation, name, value, like, x);
 }
 
 void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
@@ -117,7 +130,7 @@ void check_channel_values(const char* operation, const char* name, const TensorV
                             shape_text(expected, 1) + " to match axis " + std::to_string(axis) + " of x with shape " +
                             shape_text(x));
     }
-    check_same_device(operation, name, values, x);
+    check_same_device(operation, name, values, "x", x);
 }
 
 void check_channel_values(const char* operation, const char* name, const std::optional<TensorView>& values,
@@ -133,34 +146,41 @@ void check_where(const char* operation, const TensorView& where, const TensorVie
         fail(operation, "where has shape " + shape_text(where) + ", expected one that broadcasts to x with shape " +
                             shape_text(x) + " with axis " + std::to_string(axis) + " removed or of length 1");
     }
-    check_same_device(operation, "where", where, x);
+    check_same_device(operation, "where", where, "x", x);
 }
 
 void check_pointer(const char* operation, const char* name, const void* pointer) {
     if (pointer == nullptr) fail(operation, std::string(name) + " is null, expected memory for its numbers");
 }
 
-const Backend& check_device(const char* operation, const TensorView& x) {
+const Backend& check_device(const char* operation, const char* name, const TensorView& x) {
     const Backend* const backend = backend_of(x.device.type);
     if (backend == nullptr) {
-        fail(operation, "x is on " + device_text(x.device) + ", expected a device that this build of bnfast supports");
+        fail(operation, std::string(name) + " is on " + device_text(x.device) +
+                            ", expected a device that this build of bnfast supports");
     }
     return *backend;
 }
 
-void check_output(const char* operation, const Memory& out) {
-    if (overlaps_itself(out)) fail(operation, "out has elements that share memory, expected memory of their own");
+void check_output(const char* operation, const Memory& memory, const char* result) {
+    if (!overlaps_itself(memory)) return;
+    fail(operation, std::string(result) + " has elements that share memory, expected memory of their own");
 }
 
-void check_disjoint(const char* operation, const Memory& out, const char* name, const TensorView& input) {
-    if (!disjoint(out, memory_of(input))) {
-        fail(operation, std::string("out overlaps ") + name + " in memory, expected memory of its own");
-    }
+void check_disjoint(const char* operation, const Memory& memory, const char* result, const char* other,
+                    const Memory& others) {
+    if (disjoint(memory, others)) return;
+    fail(operation, std::string(result) + " overlaps " + other + " in memory, expected memory of its own");
 }
 
-void check_disjoint(const char* operation, const Memory& out, const char* name,
-                    const std::optional<TensorView>& input) {
-    if (input) check_disjoint(operation, out, name, *input);
+void check_disjoint(const char* operation, const Memory& memory, const char* result, const char* other,
+                    const TensorView& view) {
+    check_disjoint(operation, memory, result, other, memory_of(view));
+}
+
+void check_disjoint(const char* operation, const Memory& memory, const char* result, const char* other,
+                    const std::optional<TensorView>& view) {
+    if (view) check_disjoint(operation, memory, result, other, *view);
 }
 
 int check_axis(const char* operation, const TensorView& x, int axis) {

@@ -40,12 +40,17 @@ void check_where(const char* operation, const TensorView& where, const TensorVie
 void check_pointer(const char* operation, const char* name, const void* pointer);
 
 // The backend of x's device: ValueError where this build has none.
-const Backend& check_device(const char* operation, const TensorView& x);
+const Backend& check_device(const char* operation, const char* name, const TensorView& x);
 
-// ValueError where two elements of an output share memory.
-void check_output(const char* operation, const Memory& out);
-void check_disjoint(const char* operation, const Memory& out, const char* name, const TensorView& input);
-void check_disjoint(const char* operation, const Memory& out, const char* name, const std::optional<TensorView>& input);
+// ValueError where two elements of a result share memory.
+void check_output(const char* operation, const Memory& memory, const char* result);
+// ValueError where a result shares memory with another argument.
+void check_disjoint(const char* operation, const Memory& memory, const char* result, const char* other,
+                    const Memory& others);
+void check_disjoint(const char* operation, const Memory& memory, const char* result, const char* other,
+                    const TensorView& view);
+void check_disjoint(const char* operation, const Memory& memory, const char* result, const char* other,
+                    const std::optional<TensorView>& view);
 
 // --- numbers ----------------------------------------------------------------------------------------------------
 

@@ -15,14 +15,19 @@ void check_mode(const char* operation, DropoutMode mode) {
     api::fail(operation, "mode is number " + std::to_string(static_cast<int>(mode)) + ", expected one of DropoutMode");
 }
 
+// What the arguments of a call are named, as messages have them.
+struct Names {
+    const char *operation, *input;
+};
+
 // Whether each dimension is broadcast in the mask.
-std::vector<bool> check_broadcast_axes(const char* operation, const std::vector<int>& axes, int ndim) {
+std::vector<bool> check_broadcast_axes(const Names& names, const std::vector<int>& axes, int ndim) {
     std::vector<bool> broadcast(static_cast<std::size_t>(ndim), false);
     for (const int axis : axes) {
         const int from_front = axis < 0 ? axis + ndim : axis;
         if (from_front < 0 || from_front >= ndim || broadcast[static_cast<std::size_t>(from_front)]) {
-            api::fail(operation, "broadcast_axes has " + std::to_string(axis) + ", expected distinct axes of x with " +
-                                     std::to_string(ndim) + " dimensions");
+            api::fail(names.operation, "broadcast_axes has " + std::to_string(axis) + ", expected distinct axes of " +
+                                           names.input + " with " + std::to_string(ndim) + " dimensions");
         }
         broadcast[static_cast<std::size_t>(from_front)] = true;
     }
@@ -45,24 +50,19 @@ TensorView at_least_1d(TensorView view) {
     return view;
 }
 
-// What the arguments of a call are named, as messages have them.
-struct Names {
-    const char *operation, *input;
-};
-
 // Applies the problem's scale and mask to the elements of x.
 void run(const Names& names, const TensorView& x_view, const TensorView& y_view, const std::vector<int>& axes,
          DropoutProblem& problem) {
     const char* const operation = names.operation;
     api::check_tensor(operation, names.input, x_view);
     api::check_like(operation, "out", y_view, names.input, x_view);
-    const Backend& backend = api::check_device(operation, x_view);
+    const Backend& backend = api::check_device(operation, names.input, x_view);
     problem.x = at_least_1d(x_view);
     problem.y = at_least_1d(y_view);
     const api::Memory out = api::memory_of(problem.y);
-    api::check_output(operation, out);
-    if (!api::same_memory(problem.x, problem.y)) api::check_disjoint(operation, out, names.input, problem.x);
-    problem.runs = mask_runs(problem.x.shape, problem.x.ndim, check_broadcast_axes(operation, axes, problem.x.ndim));
+    api::check_output(operation, out, "out");
+    if (!api::same_memory(problem.x, problem.y)) api::check_disjoint(operation, out, "out", names.input, problem.x);
+    problem.runs = mask_runs(problem.x.shape, problem.x.ndim, check_broadcast_axes(names, axes, problem.x.ndim));
     backend.dropout(problem);
 }
 
@@ -126,8 +126,8 @@ void dropout_mask(const std::vector<std::int64_t>& shape, const DropoutOptions& 
     described.dtype = DType::kBool;
     api::check_memory(operation, "mask", described);
     const MaskRuns runs =
-        mask_runs(lengths.data(), ndim, check_broadcast_axes(operation, options.broadcast_axes, ndim));
-    api::check_device(operation, described)
+        mask_runs(lengths.data(), ndim, check_broadcast_axes({operation, "a mask"}, options.broadcast_axes, ndim));
+    api::check_device(operation, "mask", described)
         .dropout_mask(numerics::mask_of(options.rate, options.seed, options.offset), runs, mask);
 }
 

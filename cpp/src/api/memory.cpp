@@ -35,6 +35,13 @@ Memory memory_of(const TensorView& view) {
     return memory;
 }
 
+Memory memory_of(const double* numbers, std::int64_t count) {
+    Memory memory;
+    memory.begin = reinterpret_cast<std::uintptr_t>(numbers);
+    memory.item = count * static_cast<std::int64_t>(sizeof(double));
+    return memory;
+}
+
 namespace {
 
 std::int64_t span(const Memory& m, int from) {

@@ -20,6 +20,7 @@ struct Memory {
 };
 
 Memory memory_of(const TensorView& view);
+Memory memory_of(const double* numbers, std::int64_t count);
 
 // Exact for views whose dimensions nest, as slices of one buffer do; says false where it cannot tell.
 bool disjoint(const Memory& a, const Memory& b);

@@ -5,14 +5,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bnfast/layout.h"
 #include "numerics/mask.h"
 
 namespace bnfast::api {
 namespace {
-
-std::int64_t statistics_of(const TensorView& x, int axis, Scope scope) {
-    return x.shape[axis] * (scope == Scope::kSample ? x.shape[0] : 1);
-}
 
 int check_x(const Operation& operation, const TensorView& x, int axis) {
     check_tensor(operation.name, "x", x);
@@ -21,6 +18,20 @@ int check_x(const Operation& operation, const TensorView& x, int axis) {
         fail(operation.name, "axis is " + std::to_string(axis) + ", expected another than that of the samples, 0");
     }
     return from_front;
+}
+
+// How many statistics and parameters a call on x has, without memory for them.
+StateNumbers numbers_of(const Operation& operation, const TensorView& x, int axis) {
+    StateNumbers numbers;
+    numbers.parameters = numbers.statistics = x.shape[axis];
+    std::int64_t size;
+    if ((operation.scope == Scope::kSample &&
+         __builtin_mul_overflow(numbers.statistics, x.shape[0], &numbers.statistics)) ||
+        __builtin_add_overflow(numbers.statistics, numbers.parameters, &size) ||
+        __builtin_mul_overflow(size, std::int64_t{8 * sizeof(double)}, &size)) {
+        fail(operation.name, "x has shape " + shape_text(x) + ", expected one whose statistics can be memory");
+    }
+    return numbers;
 }
 
 void check_room(const Operation& operation, const NormState& state) {
@@ -33,20 +44,20 @@ void check_room(const Operation& operation, const NormState& state) {
 }
 
 // What the call is, as backward will want to know.
-void describe(const NormInputs& inputs, const NormOptions& options, int axis, Scope scope, NormState& state) {
+void describe(const Operation& operation, const NormInputs& inputs, const NormOptions& options, int axis,
+              NormState& state) {
     const TensorView& x = inputs.x;
+    static_cast<StateNumbers&>(state) = numbers_of(operation, x, axis);
     state.options = options;
     state.options.axis = axis;
+    state.scope = operation.scope;
     state.dtype = x.dtype;
     state.ndim = x.ndim;
     std::copy_n(x.shape, x.ndim, state.shape);
-    state.statistics = statistics_of(x, axis, scope);
-    state.parameters = x.shape[axis];
     state.has_gamma = inputs.gamma.has_value();
     state.has_beta = inputs.beta.has_value();
     state.has_residual = inputs.residual.has_value();
     state.has_where = inputs.where.has_value();
-    state.constant_statistics = state.in_place = state.foreign_stats = false;
 }
 
 void describe_problem(const TensorView& x, const NormOptions& options, int axis, Scope scope, const NormState& state,
@@ -107,58 +118,60 @@ SmallestGamma smallest_gamma(DType dtype, const NormOptions& options) {
 }  // namespace
 
 std::int64_t state_size(const Operation& operation, const TensorView& x, int axis) {
-    axis = check_x(operation, x, axis);
-    StateNumbers numbers;
-    numbers.statistics = statistics_of(x, axis, operation.scope);
-    numbers.parameters = x.shape[axis];
-    return numbers.size();
+    return numbers_of(operation, x, check_x(operation, x, axis)).size();
 }
 
 Call begin_forward(const Operation& operation, const NormInputs& inputs, const NormOptions& options,
-                   const TensorView& y, NormState& state) {
+                   const TensorView& y) {
     const char* const name = operation.name;
     const TensorView& x = inputs.x;
     const int axis = check_x(operation, x, options.axis);
     check_options(name, options);
-    const Backend& backend = check_device(name, x);
+    const Backend& backend = check_device(name, "x", x);
     check_channel_values(name, "gamma", inputs.gamma, x, axis);
     check_channel_values(name, "beta", inputs.beta, x, axis);
     if (inputs.residual) check_like(name, "residual", *inputs.residual, "x", x);
     if (inputs.where) check_where(name, *inputs.where, x, axis);
     check_like(name, "out", y, "x", x);
     const Memory out = memory_of(y);
-    if (!same_memory(y, x)) check_disjoint(name, out, "x", x);
-    check_output(name, out);
-    check_disjoint(name, out, "residual", inputs.residual);
-    check_disjoint(name, out, "where", inputs.where);
-    check_disjoint(name, out, "gamma", inputs.gamma);
-    check_disjoint(name, out, "beta", inputs.beta);
-    describe(inputs, options, axis, operation.scope, state);
+    if (!same_memory(y, x)) check_disjoint(name, out, "out", "x", x);
+    check_output(name, out, "out");
+    check_disjoint(name, out, "out", "residual", inputs.residual);
+    check_disjoint(name, out, "out", "where", inputs.where);
+    check_disjoint(name, out, "out", "gamma", inputs.gamma);
+    check_disjoint(name, out, "out", "beta", inputs.beta);
     Call call;
     call.backend = &backend;
     call.axis = axis;
-    describe_problem(x, options, axis, operation.scope, state, call.problem);
+    describe(operation, inputs, options, axis, call.state);
+    describe_problem(x, options, axis, operation.scope, call.state, call.problem);
     call.problem.y = y;
     call.problem.where = inputs.where;
     call.problem.epilogue.residual = inputs.residual;
     return call;
 }
 
-void fill_state(const Operation& operation, const ChannelInputs& channels, Call& call, const NormState& state) {
-    check_room(operation, state);
-    call.backend->set_channels(call.problem, channels);
-}
-
-void check_in_place(const Operation& operation, const NormInputs& inputs, Call& call, NormState& state) {
-    if (!same_memory(*call.problem.y, inputs.x) || inputs.x.data == nullptr) return;
-    check_invertible(operation.name, inputs, state.options);
-    const SmallestGamma smallest = smallest_gamma(inputs.x.dtype, state.options);
-    if (const auto small = call.backend->first_small_gamma(call.problem, smallest)) {
-        fail(operation.name, "gamma is " + number_text(small->value) + " in channel " + std::to_string(small->channel) +
-                                 ", expected at least " + number_text(small->least) +
-                                 " in magnitude where out is x: backward divides by it");
+void finish_checks(const Operation& operation, const NormInputs& inputs, const ChannelInputs& channels, Call& call,
+                   NormState& state) {
+    call.state.values = state.values;
+    call.state.capacity = state.capacity;
+    check_room(operation, call.state);
+    const Memory numbers = memory_of(call.state.values, call.state.size());
+    check_disjoint(operation.name, memory_of(*call.problem.y), "out", "state.values", numbers);
+    if (same_memory(*call.problem.y, inputs.x) && elements_of(inputs.x) > 0) {
+        check_invertible(operation.name, inputs, call.state.options);
+        const SmallestGamma smallest = smallest_gamma(inputs.x.dtype, call.state.options);
+        if (const auto small = call.backend->first_small_gamma(channels, call.state.parameters, smallest)) {
+            fail(operation.name, "gamma is " + number_text(small->value) + " in channel " +
+                                     std::to_string(small->channel) + ", expected at least " +
+                                     number_text(small->least) +
+                                     " in magnitude where out is x: backward divides by it");
+        }
+        call.state.in_place = true;
     }
-    state.in_place = true;
+    state = call.state;
+    call.problem.numbers = call.state;
+    call.backend->set_channels(call.problem, channels);
 }
 
 Call begin_backward(const Operation& operation, const NormBackwardInputs& inputs, const NormState& state) {
@@ -176,14 +189,15 @@ Call begin_backward(const Operation& operation, const NormBackwardInputs& inputs
                             : std::string("a state that a forward call has filled")));
     }
     const int axis = check_x(operation, x, state.options.axis);
-    const std::int64_t statistics = statistics_of(x, axis, operation.scope);
-    if (state.statistics != statistics || state.parameters != x.shape[axis]) {
+    const StateNumbers numbers = numbers_of(operation, x, axis);
+    if (state.scope != operation.scope || state.statistics != numbers.statistics ||
+        state.parameters != numbers.parameters) {
         fail(name, "state has " + std::to_string(state.statistics) + " statistics, expected " +
-                       std::to_string(statistics) + ": it is another normalization's");
+                       std::to_string(numbers.statistics) + ": it is another normalization's");
     }
     check_options(name, state.options);
     check_room(operation, state);
-    const Backend& backend = check_device(name, x);
+    const Backend& backend = check_device(name, "x", x);
     check_like(name, "dy", inputs.dy, "x", x);
     const auto check_presence = [&](const char* argument, bool given, bool expected) {
         if (given == expected) return;
@@ -211,35 +225,36 @@ void add_gradients(const Operation& operation, const NormBackwardInputs& inputs,
     const char* const name = operation.name;
     const TensorView& x = inputs.x;
     check_like(name, "out", gradients.dx, "dy", x);
-    const Memory out = memory_of(gradients.dx);
-    if (!same_memory(gradients.dx, inputs.dy)) check_disjoint(name, out, "dy", inputs.dy);
-    check_disjoint(name, out, "x", x);
-    check_disjoint(name, out, "residual", inputs.residual);
-    check_disjoint(name, out, "where", inputs.where);
-    check_output(name, out);
     if (gradients.dresidual.has_value() != inputs.residual.has_value()) {
         fail(name, std::string("dresidual is ") + (gradients.dresidual ? "there" : "absent") + ", expected it " +
                        (inputs.residual ? "there, as" : "absent, as no") + " residual is");
     }
-    if (gradients.dresidual) {
-        check_like(name, "dresidual", *gradients.dresidual, "x", x);
-        const Memory second = memory_of(*gradients.dresidual);
-        if (overlaps_itself(second)) {
-            fail(name, "dresidual has elements that share memory, expected memory of their own");
-        }
-        const auto check_apart = [&](const char* other, const std::optional<TensorView>& view) {
-            if (!view || disjoint(second, memory_of(*view))) return;
-            fail(name, std::string("dresidual overlaps ") + other + " in memory, expected memory of its own");
-        };
-        check_apart("out", gradients.dx);
-        check_apart("dy", inputs.dy);
-        check_apart("x", x);
-        check_apart("residual", inputs.residual);
-        check_apart("where", inputs.where);
-    }
-    if (call.problem.numbers.parameters > 0) {
+    const std::int64_t parameters = call.problem.numbers.parameters;
+    if (parameters > 0) {
         check_pointer(name, "dgamma", gradients.dgamma);
         check_pointer(name, "dbeta", gradients.dbeta);
+    }
+    const Memory dgamma = memory_of(gradients.dgamma, parameters), dbeta = memory_of(gradients.dbeta, parameters);
+    const Memory numbers = memory_of(call.problem.numbers.values, call.problem.numbers.size());
+    check_disjoint(name, dgamma, "dgamma", "dbeta", dbeta);
+    check_disjoint(name, dgamma, "dgamma", "state.values", numbers);
+    check_disjoint(name, dbeta, "dbeta", "state.values", numbers);
+    const auto check_result = [&](const char* result, const TensorView& view, bool may_be_dy) {
+        const Memory memory = memory_of(view);
+        check_output(name, memory, result);
+        if (!may_be_dy || !same_memory(view, inputs.dy)) check_disjoint(name, memory, result, "dy", inputs.dy);
+        check_disjoint(name, memory, result, "x", x);
+        check_disjoint(name, memory, result, "residual", inputs.residual);
+        check_disjoint(name, memory, result, "where", inputs.where);
+        check_disjoint(name, memory, result, "dgamma", dgamma);
+        check_disjoint(name, memory, result, "dbeta", dbeta);
+        check_disjoint(name, memory, result, "state.values", numbers);
+    };
+    check_result("out", gradients.dx, true);
+    if (gradients.dresidual) {
+        check_like(name, "dresidual", *gradients.dresidual, "x", x);
+        check_result("dresidual", *gradients.dresidual, false);
+        check_disjoint(name, memory_of(*gradients.dresidual), "dresidual", "out", gradients.dx);
     }
     call.problem.dx = gradients.dx;
     call.problem.dresidual = gradients.dresidual;

@@ -20,20 +20,20 @@ struct Operation {
 struct Call {
     const Backend* backend;
     NormProblem problem;
-    int axis;  // of the channels, counted from the front
+    NormState state;  // of forward: the caller's gets it when all has been checked
+    int axis;         // of the channels, counted from the front
 };
 
 // The numbers that the state of a call on x takes.
 std::int64_t state_size(const Operation& operation, const TensorView& x, int axis);
 
-// Checks everything that forward calls have in common, and says in the state what the call is.
+// Checks everything that forward calls have in common. The numbers of the state will be at values.
 Call begin_forward(const Operation& operation, const NormInputs& inputs, const NormOptions& options,
-                   const TensorView& y, NormState& state);
-// Checks the room for the state's numbers, and fills in those that a forward call is given.
-void fill_state(const Operation& operation, const ChannelInputs& channels, Call& call, const NormState& state);
-// To be called before y is written, where backward is to follow. Where y is to go over x, backward must find x in y
-// again: ValueError if it could not.
-void check_in_place(const Operation& operation, const NormInputs& inputs, Call& call, NormState& state);
+                   const TensorView& y);
+// Checks the memory of the state, and that backward will find x in y again where y is to go over x. Then fills the
+// state but for what is measured. Nothing has been written before, and nothing is refused after.
+void finish_checks(const Operation& operation, const NormInputs& inputs, const ChannelInputs& channels, Call& call,
+                   NormState& state);
 
 // Checks what backward reads, and compares it with the forward call that filled the state.
 Call begin_backward(const Operation& operation, const NormBackwardInputs& inputs, const NormState& state);

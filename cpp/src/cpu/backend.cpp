@@ -55,6 +55,19 @@ void measure_boxes(const NormProblem& problem) {
                  [&](std::int64_t box) { cpu::moments(binding.problem(box), binding.statistics(box)); });
 }
 
+// --- numbers of channels ---------------------------------------------------------------------------------------
+
+ChannelValues values_of(const std::optional<TensorView>& view, double absent, double* out) {
+    ChannelValues values;
+    values.absent = absent;
+    values.out = out;
+    if (!view) return values;
+    values.source = view->data;
+    values.stride = view->strides[0];
+    values.is_double = view->dtype == DType::kFloat64;
+    return values;
+}
+
 // --- questions --------------------------------------------------------------------------------------------------
 
 template <class T>
@@ -80,9 +93,14 @@ std::optional<FoundNumber> first_negative(const TensorView& values) {
     return first_negative<float>(source, stride, count);
 }
 
-std::optional<FoundNumber> first_small_gamma(const NormProblem& problem, const SmallestGamma& smallest) {
-    const double *gamma = problem.numbers.gamma(), *beta = problem.numbers.beta();
-    for (std::int64_t c = 0; c < problem.numbers.parameters; ++c) {
+std::optional<FoundNumber> first_small_gamma(const ChannelInputs& inputs, std::int64_t channels,
+                                             const SmallestGamma& smallest) {
+    Scratch scratch;
+    double* const gamma = scratch.take<double>(channels);
+    double* const beta = scratch.take<double>(channels);
+    const ChannelValues values[] = {values_of(inputs.gamma, 1.0, gamma), values_of(inputs.beta, 0.0, beta)};
+    fill_channels(values, 2, channels, channels);
+    for (std::int64_t c = 0; c < channels; ++c) {
         const double least = std::fmax(std::fabs(beta[c]) * smallest.of_beta, smallest.absolute);
         if (!(std::fabs(gamma[c]) >= least)) return FoundNumber{c, gamma[c], least};
     }
@@ -98,17 +116,6 @@ std::int64_t count_of(const NormProblem& problem) {
 }
 
 // --- the state --------------------------------------------------------------------------------------------------
-
-ChannelValues values_of(const std::optional<TensorView>& view, double absent, double* out) {
-    ChannelValues values;
-    values.absent = absent;
-    values.out = out;
-    if (!view) return values;
-    values.source = view->data;
-    values.stride = view->strides[0];
-    values.is_double = view->dtype == DType::kFloat64;
-    return values;
-}
 
 void set_channels(const NormProblem& problem, const ChannelInputs& inputs) {
     const StateNumbers& numbers = problem.numbers;
@@ -244,51 +251,49 @@ std::vector<std::string> target_names() {
     return names;
 }
 
+constexpr Backend make_backend() {
+    Backend result{};
+    result.name = "cpu";
+    result.first_negative = &first_negative;
+    result.first_small_gamma = &first_small_gamma;
+    result.count_taking_part = &count_of;
+    result.set_channels = &set_channels;
+    result.set_statistics = &set_statistics;
+    result.moments = &moments_of;
+    result.forward = &forward_of;
+    result.normalise = &normalise_of;
+    result.inference = &inference_of;
+    result.gradient_sums = &gradient_sums_of;
+    result.backward = &backward_of;
+    result.backward_with_sums = &backward_with_sums_of;
+    result.dropout = &dropout_of;
+    result.dropout_mask = &expand_mask;
+    return result;
+}
+
+constexpr Host make_host() {
+    Host result{};
+    result.num_threads = &num_threads;
+    result.set_num_threads = &set_num_threads;
+    result.usable_cpus = &usable_cpus;
+    result.threading_name = &threading_name;
+    result.targets = &target_names;
+    result.active_target = [] { return std::string(active_target().name); };
+    result.select_target = &select_target;
+    result.private_cache_bytes = &private_cache_bytes;
+    result.shared_cache_bytes = &shared_cache_bytes;
+    result.shared_cache_is_near = &shared_cache_is_near;
+    result.stream_sum = &stream_sum;
+    result.thresholds = &thresholds;
+    result.randomise_schedule = &randomise_schedule;
+    result.restore_schedule = &restore_schedule;
+    return result;
+}
+
 }  // namespace
 
-const Backend& backend() {
-    static constexpr Backend kBackend = [] {
-        Backend result{};
-        result.name = "cpu";
-        result.first_negative = &first_negative;
-        result.first_small_gamma = &first_small_gamma;
-        result.count_taking_part = &count_of;
-        result.set_channels = &set_channels;
-        result.set_statistics = &set_statistics;
-        result.moments = &moments_of;
-        result.forward = &forward_of;
-        result.normalise = &normalise_of;
-        result.inference = &inference_of;
-        result.gradient_sums = &gradient_sums_of;
-        result.backward = &backward_of;
-        result.backward_with_sums = &backward_with_sums_of;
-        result.dropout = &dropout_of;
-        result.dropout_mask = &expand_mask;
-        return result;
-    }();
-    return kBackend;
-}
-
-const Host& host() {
-    static constexpr Host kHost = [] {
-        Host result{};
-        result.num_threads = &num_threads;
-        result.set_num_threads = &set_num_threads;
-        result.usable_cpus = &usable_cpus;
-        result.threading_name = &threading_name;
-        result.targets = &target_names;
-        result.active_target = [] { return std::string(active_target().name); };
-        result.select_target = &select_target;
-        result.private_cache_bytes = &private_cache_bytes;
-        result.shared_cache_bytes = &shared_cache_bytes;
-        result.shared_cache_is_near = &shared_cache_is_near;
-        result.stream_sum = &stream_sum;
-        result.thresholds = &thresholds;
-        result.randomise_schedule = &randomise_schedule;
-        result.restore_schedule = &restore_schedule;
-        return result;
-    }();
-    return kHost;
-}
+// Constants, so that they are there before any code of the program runs.
+const Backend kBackend = make_backend();
+const Host kHost = make_host();
 
 }  // namespace bnfast::cpu

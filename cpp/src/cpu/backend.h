@@ -6,7 +6,7 @@
 
 namespace bnfast::cpu {
 
-const Backend& backend();
-const Host& host();
+extern const Backend kBackend;
+extern const Host kHost;
 
 }  // namespace bnfast::cpu

@@ -57,7 +57,10 @@ void Binding::merge_boxes() {
     bool merge = boxes_ > 1 && g.outer == 1 && !g.rows;
     for (int k = 0; k < count_; ++k) {
         const PackedTensor& tensor = bound_[k].tensor;
-        merge = merge && tensor.sample_stride() == g.channels * tensor.operand().channel_stride;
+        const std::int64_t sample = tensor.sample_stride();
+        merge = merge && sample == g.channels * tensor.operand().channel_stride;
+        // A single channel has any stride. Walked flat, the planes of the samples must touch as those of channels do.
+        merge = merge && (!g.flat || sample == g.channels * g.inner);
     }
     if (!merge) return;
     first_.geometry.channels *= boxes_;

@@ -39,7 +39,7 @@ class Binding {
         Operand BoundProblem::* operand;
         PackedTensor tensor;
     };
-    static constexpr int kMostTensors = 5;  // x, residual, dy, dx and dresidual
+    static constexpr int kMostTensors = 6;  // x, residual, y, dy, dx and dresidual
     Bound bound_[kMostTensors];
     int count_ = 0;
 };

@@ -21,6 +21,8 @@ void take_stored_mask(Scratch& scratch, const Blocks& blocks, const BlockSweep& 
     const bool normalised_flat = g.flat && (g.rows || g.inner < numerics::kLanes);
     if (!group.has_dropout() || normalised_flat || group.where.bits != nullptr) return;
     constexpr std::int64_t kSlackWords = 16;  // the count, and what begins and ends between two batches of elements
+    // Words of rows are those of a mask from its first element on: of the only box, or of the first one.
+    if (g.rows && group.first_channel != 0) return;
     if (g.rows) {
         const bool by_batches = g.channels % kWholeBatches == 0 && sweep.channel_step % kWholeBatches == 0;
         if (alone || by_batches || sweep.channel_tasks() == 1) {

@@ -35,8 +35,8 @@ struct Backend {
     // --- questions about numbers that lie on the device ---
     // The first entry of a vector of float32 or float64 that is below zero, if any.
     std::optional<FoundNumber> (*first_negative)(const TensorView& values);
-    // The first parameter whose gamma, in the state, is too small.
-    std::optional<FoundNumber> (*first_small_gamma)(const NormProblem&, const SmallestGamma&);
+    // The first of so many channels whose gamma is too small.
+    std::optional<FoundNumber> (*first_small_gamma)(const ChannelInputs&, std::int64_t channels, const SmallestGamma&);
     // The elements of each statistic that take part.
     std::int64_t (*count_taking_part)(const NormProblem&);
 
@@ -66,7 +66,7 @@ struct Backend {
 
 // The backend of a device, or null where this build has none.
 const Backend* backend_of(Device::Type device);
-// For a build with other backends, and for tests. Returns the one that was there.
+// For a build with other backends, and for tests: `device` is one of Device::Type. Returns the one that was there.
 const Backend* set_backend(Device::Type device, const Backend* backend);
 
 }  // namespace bnfast

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "bnfast/norm_options.h"
 #include "bnfast/tensor.h"
 #include "numerics/blocks.h"
 
@@ -27,9 +28,6 @@ class Dims {
     int count_ = 0;
     unsigned char dims_[kMaxDims];
 };
-
-// Over which elements a pair of statistics is taken: all of a channel, or those of a channel in one sample (axis 0).
-enum class Scope { kBatch, kSample };
 
 // A tensor as `samples` boxes of one Geometry, one after the other along axis 0 where statistics are a sample's own,
 // and otherwise as a single box. Statistic s of box k is number k * geometry.channels + s of the call, and has the
