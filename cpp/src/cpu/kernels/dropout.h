@@ -1,16 +1,12 @@
-// y = keep ? x * scale (+ shift) : dropped. Bits are made a few groups ahead of their use: the integer work of Philox
-// then runs while loads and stores wait for memory.
+// y = kept ? x * scale (+ shift) : dropped. While one batch of elements is handled, the mask bits of the next are made.
 #pragma once
 
-#include "cpu/kernels/span.h"
-#include "cpu/simd/philox_batch.h"
+#include "cpu/kernels/mask_window.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
 
 using cpu::DropoutRun;
-
-constexpr std::int64_t kWindow = 16384;  // elements whose bits are in the buffer at once
 
 enum class Scaling { kExact, kRounded, kShifted };  // exact: by a power of two that is at least 1
 
@@ -27,77 +23,14 @@ struct Drop {
     BNFAST_INLINE Vec<T> apply(std::uint32_t kept, Vec<T> x) const { return select_bits(kept, scaled(x), dropped); }
 };
 
-// The bits of a window, made batch by batch. Elements are counted from the first of the steps, wherever in a batch it
-// lies, and so are bits: those of a step are then part of one word as it was stored, which the processor hands to a
-// load while the store is still under way. The elements of the head, before it, have negative numbers.
-class RunMaskWindow {
-  public:
-    // For n elements from mask element `index` on, of which `head` are the head.
-    BNFAST_INLINE RunMaskWindow(const DropoutRun& run, PhiloxStream& stream, std::uint64_t index, std::int64_t n,
-                                std::int64_t head)
-        : mask_(run.mask),
-          stream_(stream),
-          first_group_(index / kBatchElements * kBatch),
-          skip_(static_cast<std::int64_t>(index % kBatchElements) + head),
-          shift_(skip_ % 64),
-          batches_((skip_ - head + n + kBatchElements - 1) / kBatchElements),
-          words_(buffer_ + kBefore - skip_ / 64) {}
-    RunMaskWindow(const RunMaskWindow&) = delete;
-    RunMaskWindow& operator=(const RunMaskWindow&) = delete;
-
-    BNFAST_INLINE bool complete() const { return made_ == batches_; }
-    // Makes one batch more, and calls `between` meanwhile.
-    template <class Between>
-    BNFAST_INLINE void make(Between between) {
-        const MaskBatch batch =
-            mask_batch(mask_, stream_, first_group_ + static_cast<std::uint64_t>(made_ * kBatch), between);
-        std::uint64_t* const words = words_ + made_ * kBatchWords;
-        std::uint64_t last = last_;
-        BNFAST_UNROLL for (int i = 0; i < kBatchWords; ++i) {
-            words[i - 1] = last >> shift_ | batch.word(i) << 1 << (63 - shift_);
-            last = batch.word(i);
-        }
-        words[kBatchWords - 1] = last >> shift_;
-        last_ = last;
-        ++made_;
-    }
-    // All that the elements before `end` need.
-    BNFAST_INLINE void make_until(std::int64_t end) {
-        while (!complete() && made_ * kBatchElements < skip_ + end) make(Nothing{});
-    }
-    // The bits of elements i, i + 1, ..: as many as Bits has; i is a multiple of that.
-    template <class Bits>
-    BNFAST_INLINE Bits at(std::int64_t i) const {
-        Bits bits;
-        __builtin_memcpy(&bits, reinterpret_cast<const char*>(buffer_ + kBefore) + i / 8, sizeof bits);
-        return bits;
-    }
-    // The 16 bits from any element on, of the head, too.
-    BNFAST_INLINE std::uint32_t from(std::int64_t i) const {
-        return bits_from(reinterpret_cast<const std::uint8_t*>(buffer_), 64 * kBefore + i);
-    }
-
-  private:
-    static constexpr std::int64_t kBefore = kBatchWords + 1;  // words before element 0: a batch, and a head
-
-    const DropoutMask mask_;
-    PhiloxStream& stream_;
-    const std::uint64_t first_group_;
-    const std::int64_t skip_, shift_, batches_;
-    std::int64_t made_ = 0;
-    std::uint64_t last_ = 0;  // of the words made
-    std::uint64_t buffer_[kBefore + kWindow / 64 + 2 * kBatchWords];
-    std::uint64_t* const words_;  // where word 0 of the first batch would lie if bits were not shifted
-};
-
 // How many elements the inner loop handles at once, and how.
 template <class S, class Stage>
 struct Step {
     static constexpr std::int64_t kElements = kLanes;
+    using Bits = std::uint16_t;
     explicit Step(const Stage&) {}
-    BNFAST_INLINE void run(const Stage& stage, const RunMaskWindow& bits, std::int64_t i, const S* x, S* y,
-                           bool streaming) const {
-        AllLanes{}.store(y, stage.apply(bits.at<std::uint16_t>(i), AllLanes{}.load(x)), streaming);
+    BNFAST_INLINE void run(const Stage& stage, Bits kept, const S* x, S* y, bool streaming) const {
+        AllLanes{}.store(y, stage.apply(kept, AllLanes{}.load(x)), streaming);
     }
 };
 
@@ -108,6 +41,7 @@ template <Scaling kScaling>
 struct Step<BFloat16, Drop<float, kScaling>> {
     using Stage = Drop<float, kScaling>;
     static constexpr std::int64_t kElements = 2 * kLanes;
+    using Bits = std::uint32_t;
     __m512i dropped;
 
     explicit Step(const Stage& stage) {
@@ -121,15 +55,14 @@ struct Step<BFloat16, Drop<float, kScaling>> {
         word = reinterpret_cast<WordPart>(stage.scaled(x).part[0]);
         return kScaling == Scaling::kExact ? word : word + 0x7fffU + ((word >> 16) & 1U);
     }
-    BNFAST_INLINE void run(const Stage& stage, const RunMaskWindow& bits, std::int64_t i, const BFloat16* x,
-                           BFloat16* y, bool streaming) const {
+    BNFAST_INLINE void run(const Stage& stage, Bits kept, const BFloat16* x, BFloat16* y, bool streaming) const {
         WordPart raw;
         __builtin_memcpy(&raw, x, sizeof raw);
         const WordPart even = scaled(stage, raw << 16) >> 16, odd = scaled(stage, raw & 0xffff0000U);
         // Neither has bits where the other has: their sum is both, and takes the mask.
         const WordPart cut = kScaling == Scaling::kExact ? odd : odd & 0xffff0000U;
-        const __m512i result = _mm512_mask_add_epi16(dropped, bits.at<std::uint32_t>(i), reinterpret_cast<__m512i>(cut),
-                                                     reinterpret_cast<__m512i>(even));
+        const __m512i result =
+            _mm512_mask_add_epi16(dropped, kept, reinterpret_cast<__m512i>(cut), reinterpret_cast<__m512i>(even));
         if (streaming) {
             stream_part(y, result);
         } else {
@@ -147,31 +80,36 @@ std::int64_t head_of_steps(const S* y) {
     return past == 0 ? 0 : static_cast<std::int64_t>((kAlign - past) / sizeof(S));
 }
 
-// y[0, n), of which y[head] is the first at the alignment that the steps want.
+// The whole run by its mask; y[head] is the first element at the alignment that the steps want.
 template <class S, class Stage>
-void dropout_window(const DropoutRun& run, PhiloxStream& stream, const S* x, S* y, std::int64_t n, std::int64_t head,
-                    std::uint64_t index, const Stage& stage) {
+void dropout_masked(const DropoutRun& run, const S* x, S* y, std::int64_t head, const Stage& stage) {
     constexpr std::int64_t kStep = Step<S, Stage>::kElements;
     constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(S));
     constexpr std::int64_t kAhead = kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
-    RunMaskWindow kept(run, stream, index, n, head);
+    using Bits = typename Step<S, Stage>::Bits;
     const Step<S, Stage> step(stage);
-    // What the steps leave at both ends, by vectors and then by lanes.
-    const auto edge = [&](std::int64_t begin, std::int64_t end) {
-        for (; begin + kLanes <= end; begin += kLanes) {
-            store(y + begin, stage.apply(kept.from(begin), load(x + begin)));
-        }
+    const std::int64_t n = run.n, index = static_cast<std::int64_t>(run.index);
+    const bool streaming = run.streaming;
+    MaskWindow window(run.mask);
+    // What the batches leave at both ends: whole steps up to `steps_end`, and then vectors.
+    const auto edge = [&](std::int64_t begin, std::int64_t steps_end, std::int64_t end) {
         if (begin == end) return;
-        const int count = static_cast<int>(end - begin);
-        store_first(y + begin, stage.apply(kept.from(begin), load_first(x + begin, count)), count);
+        window.prepare(index + begin, end - begin);
+        const char* const bits = window.lined_up();
+        std::int64_t i = begin;
+        for (; i < steps_end; i += kStep) {
+            step.run(stage, mask_bits_at<Bits>(bits, i - begin), x + i, y + i, streaming);
+        }
+        for_each_vector(end - i, 0, [&](std::int64_t k, auto lanes) __attribute__((always_inline)) {
+            const std::uint32_t kept = mask_bits_at<std::uint16_t>(bits, i + k - begin);
+            lanes.store(y + i + k, stage.apply(kept, lanes.load(x + i + k)), false);
+        });
     };
-    x += head;
-    y += head;
-    n -= head;
-    kept.make_until(n < kBatchElements ? n : kBatchElements);
-    edge(-head, 0);
-    std::int64_t i = 0;
+    edge(0, 0, head);
+    std::int64_t i = head;
+    if (i + kBatchElements <= n) window.prepare(index + i, kBatchElements);
     for (; i + kBatchElements <= n; i += kBatchElements) {
+        const char* const bits = window.lined_up();
         const auto apply = [&](int part) __attribute__((always_inline)) {
             constexpr std::int64_t kPart = kBatchElements / kBetween;
             static_assert(kPart % kStep == 0, "a part is whole steps");
@@ -180,18 +118,16 @@ void dropout_window(const DropoutRun& run, PhiloxStream& stream, const S* x, S* 
                 fetch(x + i + k + kAhead);
             }
             BNFAST_UNROLL for (std::int64_t k = part * kPart; k < (part + 1) * kPart; k += kStep) {
-                step.run(stage, kept, i + k, x + i + k, y + i + k, run.streaming);
+                step.run(stage, mask_bits_at<Bits>(bits, k), x + i + k, y + i + k, streaming);
             }
         };
-        if (kept.complete()) {
-            BNFAST_UNROLL for (int part = 0; part < kBetween; ++part) apply(part);
+        if (i + 2 * kBatchElements <= n) {
+            window.prepare_next(index + i + kBatchElements, apply);
         } else {
-            kept.make(apply);  // the next batch is in the making while this one is applied
+            BNFAST_UNROLL for (int part = 0; part < kBetween; ++part) apply(part);
         }
     }
-    kept.make_until(n);
-    for (; i + kStep <= n; i += kStep) step.run(stage, kept, i, x + i, y + i, run.streaming);
-    edge(i, n);
+    edge(i, i + (n - i) / kStep * kStep, n);
 }
 
 template <class S, class Stage>
@@ -206,16 +142,8 @@ void dropout_with(const DropoutRun& run, const Stage& stage) {
             lanes.store(y + i, stage.apply(kept, lanes.load(x + i)), run.streaming);
         });
     } else {
-        std::int64_t head = run.streaming ? head_of_steps<S, Stage>(y) : 0;
-        if (head > run.n) head = run.n;
-        PhiloxStream stream;
-        stream.start(run.mask.seed, run.mask.offset);
-        for (std::int64_t begin = 0, end; begin < run.n; begin = end) {
-            end = begin == 0 ? head + kWindow : begin + kWindow;
-            if (end > run.n) end = run.n;
-            dropout_window(run, stream, x + begin, y + begin, end - begin, begin == 0 ? head : 0,
-                           run.index + static_cast<std::uint64_t>(begin), stage);
-        }
+        const std::int64_t head = run.streaming ? head_of_steps<S, Stage>(y) : 0;
+        dropout_masked(run, x, y, head < run.n ? head : run.n, stage);
     }
     if (run.streaming) stream_fence();
 }
