@@ -68,7 +68,7 @@ class MaskWindow {
     }
 
     // For dropout alone, which stores no mask.
-    BNFAST_INLINE explicit MaskWindow(const DropoutMask& mask) {
+    BNFAST_INLINE explicit MaskWindow(const DropoutMask& mask) : task_{} {
         task_.dropout = mask;
         stream_.start(mask.seed, mask.offset);
     }
