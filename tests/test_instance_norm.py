@@ -73,16 +73,34 @@ def test_in_place():
     np.testing.assert_allclose(bnfast.norm_backward(dy, ctx).dx, gradient, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 40), (4, 33, 7, 9), (6, 3, 5)])
-def test_dropout_in_the_same_pass_is_that_of_separate_calls(shape):
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize(
+    "shape", [(3, 5, 40), (4, 33, 7, 9), (6, 3, 5), (8, 16, 16, 64), (33, 31, 31), (3, 1100, 20)]
+)
+def test_dropout_in_the_same_pass_is_that_of_separate_calls(shape, axis):
     for dtype in DTYPES[:2]:
         x, dy = numbers(shape, dtype), numbers(shape, dtype, 1)
-        y, ctx = bnfast.instance_norm(x, activation="relu", dropout=0.4, seed=9, offset=2)
+        options = {"axis": axis, "activation": "relu"}
+        y, ctx = bnfast.instance_norm(x, **options, dropout=0.4, seed=9, offset=2)
         grads = bnfast.norm_backward(dy, ctx)
-        plain, plain_ctx = bnfast.instance_norm(x, activation="relu")
+        plain, plain_ctx = bnfast.instance_norm(x, **options)
         want, mask = bnfast.dropout(plain, 0.4, seed=9, offset=2)
         wanted = bnfast.norm_backward(bnfast.dropout_backward(dy, mask), plain_ctx)
         assert_same_bits([y, *grads], [want, *wanted])
+
+
+@pytest.mark.parametrize("length", [5, 13, 30, 60])
+def test_samples_of_one_channel_that_do_not_touch(length):
+    whole, out = numbers((6, 1, 64)), np.full((6, 1, 64), 7, np.float32)
+    x = whole[:, :, :length]
+    want, want_ctx = bnfast.instance_norm(x.copy())
+    y, ctx = bnfast.instance_norm(x, out=out[:, :, :length])
+    assert_same_bits([y, ctx.mean, ctx.var], [want, want_ctx.mean, want_ctx.var])
+    assert (out[:, :, length:] == 7).all()
+    dx = bnfast.norm_backward(x, ctx, out=out[:, :, :length]).dx
+    assert_same_bits([dx], [bnfast.norm_backward(x.copy(), want_ctx).dx])
+    assert (out[:, :, length:] == 7).all()
+    bnfast.instance_norm(np.broadcast_to(np.float32(3), (6, 1)))
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (2, 3, 0)])

@@ -175,13 +175,13 @@ int main() {
     norm_backward(backward, state, gradients);
     dropout(tensor(kX), {}, tensor(kY));
 
-    const std::vector<std::string> expected = {"set_channels",   "forward",          "backward with residual",
-                                               "gradient_sums",  "with sums",        "moments",
-                                               "set_channels",   "set_statistics",   "normalise",  // with stats
-                                               "first_negative", "inference",                      // inference
-                                               "first_negative", "set all channels", "first_small_gamma",
+    const std::vector<std::string> expected = {"set_channels",   "forward",           "backward with residual",
+                                               "gradient_sums",  "with sums",         "moments",
+                                               "set_channels",   "set_statistics",    "normalise",  // with stats
+                                               "first_negative", "inference",                       // inference
+                                               "first_negative", "first_small_gamma", "set all channels",
                                                "normalise",  // frozen, in place
-                                               "set_channels",   "forward a sample", "backward with residual",
+                                               "set_channels",   "forward a sample",  "backward with residual",
                                                "dropout"};
     for (const std::string& name : arrived) std::printf("%s, ", name.c_str());
     require(arrived == expected, "these calls arrive, in this order");
