@@ -138,3 +138,15 @@ def test_the_context_of_dropout_holds_numbers_only():
     loaded = pickle.loads(pickle.dumps(ctx))
     assert loaded == ctx
     assert_same_bits([bnfast.dropout_backward(x, loaded)], [bnfast.dropout_backward(x, ctx)])
+
+
+def test_entries_of_another_kind_and_changed_arrays_are_refused():
+    x = np.ones((3, 4, 5), np.float32)
+    _, ctx = bnfast.batch_norm(x)
+    again = bnfast.BatchNormContext.__new__(bnfast.BatchNormContext)
+    for changes in ({"axis": 1 << 40}, {"axis": 3}, {"seed": -1}, {"eps": "small"}):
+        with pytest.raises(ValueError, match="context: the pickled state"):
+            again.__setstate__({**ctx.__getstate__(), **changes})
+    x.resize((12, 5), refcheck=False)
+    with pytest.raises(ValueError, match="another number of dimensions"):
+        ctx.__getstate__()
