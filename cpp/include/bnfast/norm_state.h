@@ -31,6 +31,7 @@ struct StateNumbers {
 // A forward call fills it, and backward reads it. It can be copied, moved and stored like any plain memory, as long as
 // `values` points to the numbers.
 struct NormState : StateNumbers {
+    const StateNumbers& numbers() const { return *this; }
     // How many numbers there is room for at `values`: at least as many as batch_norm_state_size() says.
     std::int64_t capacity = 0;
     // What the forward call was. Backward compares its arguments with these.

@@ -82,7 +82,7 @@ Moments moments(const TensorView& x, const std::optional<TensorView>& where, int
 void batch_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y, NormState& state) {
     const Operation operation{"batch_norm", Scope::kBatch};
     Call call = api::begin_forward(operation, inputs, options, y);
-    api::finish_checks(operation, inputs, {inputs.gamma, inputs.beta, {}, {}}, call, state);
+    api::finish_checks(operation, inputs, y, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     call.backend->forward(call.problem);
 }
 
@@ -101,7 +101,7 @@ void batch_norm_with_stats(const NormInputs& inputs, const NormOptions& options,
     }
     call.state.foreign_stats =
         std::any_of(stats.count.begin(), stats.count.end(), [&](std::int64_t count) { return count != own; });
-    api::finish_checks(operation, inputs, {inputs.gamma, inputs.beta, {}, {}}, call, state);
+    api::finish_checks(operation, inputs, y, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     call.backend->set_statistics(call.problem, stats);
     call.backend->normalise(call.problem);
 }
@@ -118,7 +118,7 @@ void batch_norm_frozen(const NormInputs& inputs, const TensorView& mean, const T
     const Operation operation{"batch_norm_frozen", Scope::kBatch};
     Call call = begin_constant(operation, inputs, mean, var, options, y);
     call.state.constant_statistics = true;
-    api::finish_checks(operation, inputs, {inputs.gamma, inputs.beta, mean, var}, call, state);
+    api::finish_checks(operation, inputs, y, {inputs.gamma, inputs.beta, mean, var}, call, state);
     call.backend->normalise(call.problem);
 }
 

@@ -70,7 +70,7 @@ void describe_problem(const TensorView& x, const NormOptions& options, int axis,
     problem.epilogue.activation_slope = options.activation_slope;
     problem.epilogue.dropout = numerics::mask_of(options.dropout, options.seed, options.offset);
     problem.epilogue.dropout_scale = numerics::dropout_scale(options.dropout);
-    problem.numbers = state;
+    problem.numbers = state.numbers();
 }
 
 // What lets x be computed from y: ValueError for other activations, and for residual, dropout or where.
@@ -151,14 +151,14 @@ Call begin_forward(const Operation& operation, const NormInputs& inputs, const N
     return call;
 }
 
-void finish_checks(const Operation& operation, const NormInputs& inputs, const ChannelInputs& channels, Call& call,
-                   NormState& state) {
+void finish_checks(const Operation& operation, const NormInputs& inputs, const TensorView& y,
+                   const ChannelInputs& channels, Call& call, NormState& state) {
     call.state.values = state.values;
     call.state.capacity = state.capacity;
     check_room(operation, call.state);
     const Memory numbers = memory_of(call.state.values, call.state.size());
-    check_disjoint(operation.name, memory_of(*call.problem.y), "out", "state.values", numbers);
-    if (same_memory(*call.problem.y, inputs.x) && elements_of(inputs.x) > 0) {
+    check_disjoint(operation.name, memory_of(y), "out", "state.values", numbers);
+    if (same_memory(y, inputs.x) && elements_of(inputs.x) > 0) {
         check_invertible(operation.name, inputs, call.state.options);
         const SmallestGamma smallest = smallest_gamma(inputs.x.dtype, call.state.options);
         if (const auto small = call.backend->first_small_gamma(channels, call.state.parameters, smallest)) {
@@ -170,7 +170,7 @@ void finish_checks(const Operation& operation, const NormInputs& inputs, const C
         call.state.in_place = true;
     }
     state = call.state;
-    call.problem.numbers = call.state;
+    call.problem.numbers = call.state.numbers();
     call.backend->set_channels(call.problem, channels);
 }
 

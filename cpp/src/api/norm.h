@@ -27,13 +27,13 @@ struct Call {
 // The numbers that the state of a call on x takes.
 std::int64_t state_size(const Operation& operation, const TensorView& x, int axis);
 
-// Checks everything that forward calls have in common. The numbers of the state will be at values.
+// Checks everything that forward calls have in common.
 Call begin_forward(const Operation& operation, const NormInputs& inputs, const NormOptions& options,
                    const TensorView& y);
 // Checks the memory of the state, and that backward will find x in y again where y is to go over x. Then fills the
 // state but for what is measured. Nothing has been written before, and nothing is refused after.
-void finish_checks(const Operation& operation, const NormInputs& inputs, const ChannelInputs& channels, Call& call,
-                   NormState& state);
+void finish_checks(const Operation& operation, const NormInputs& inputs, const TensorView& y,
+                   const ChannelInputs& channels, Call& call, NormState& state);
 
 // Checks what backward reads, and compares it with the forward call that filled the state.
 Call begin_backward(const Operation& operation, const NormBackwardInputs& inputs, const NormState& state);

@@ -13,7 +13,7 @@ void instance_norm(const NormInputs& inputs, const NormOptions& options, const T
     const api::Operation operation{"instance_norm", Scope::kSample};
     if (inputs.where) api::fail(operation.name, "where is there, expected it absent");
     api::Call call = api::begin_forward(operation, inputs, options, y);
-    api::finish_checks(operation, inputs, {inputs.gamma, inputs.beta, {}, {}}, call, state);
+    api::finish_checks(operation, inputs, y, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     call.backend->forward(call.problem);
 }
 

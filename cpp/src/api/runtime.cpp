@@ -41,7 +41,7 @@ void stream_sum(float* dst, const float* const* sources, int num_sources, std::i
                                  std::to_string(kMostStreamSources));
     }
     if (threads < 1) api::fail(operation, "threads is " + std::to_string(threads) + ", expected 1 or more");
-    api::check_pointer(operation, "sources", sources);
+    api::check_pointer(operation, "sources", static_cast<const void*>(sources));
     if (n > 0) api::check_pointer(operation, "dst", dst);
     for (int k = 0; n > 0 && k < num_sources; ++k) api::check_pointer(operation, "a source", sources[k]);
     host().stream_sum(dst, sources, num_sources, n, threads);

@@ -293,7 +293,7 @@ constexpr Host make_host() {
 }  // namespace
 
 // Constants, so that they are there before any code of the program runs.
-const Backend kBackend = make_backend();
-const Host kHost = make_host();
+constexpr Backend kBackend = make_backend();
+constexpr Host kHost = make_host();
 
 }  // namespace bnfast::cpu
