@@ -1,7 +1,9 @@
 // What a forward call leaves for backward, as Python sees it: the arrays of the call, and its state.
 #include "context.h"
 
+#include <functional>
 #include <memory>
+#include <numeric>
 
 #include "bnfast/layout.h"
 #include "gil.h"
@@ -10,11 +12,13 @@
 
 namespace bnfast::bindings {
 
-BackwardViews::BackwardViews(const char* operation, const NormContext& context, const py::handle& dy_array) {
+BackwardViews::BackwardViews(const char* operation, const NormContext& context, const py::handle& dy_array,
+                             const py::handle& dh_array) {
     inputs.x = x.bind(operation, "x", context.x);
     inputs.residual = residual.bind_optional(operation, "residual", context.residual);
     inputs.where = where.bind_where(operation, context.where);
     inputs.dy = dy.bind(operation, "dy", dy_array);
+    inputs.dh = dh.bind_optional(operation, "dh", dh_array);
 }
 
 BackwardResults::BackwardResults(const char* operation, const NormContext& context, const BackwardViews& views,
@@ -22,7 +26,11 @@ BackwardResults::BackwardResults(const char* operation, const NormContext& conte
     : dx_(output_like(operation, out, context.x, views.inputs.x, dx_view_)),
       values_(new double[2 * static_cast<std::size_t>(context.state().parameters)]) {
     gradients_.dx = dx_view_.get();
-    if (!context.residual.is_none()) {
+    const NormState& state = context.state();
+    const bool before_norm = state.scope == Scope::kLastAxes;
+    if (before_norm && state.has_residual && state.options.dropout == 0) {
+        dresidual_ = dx_;  // the gradient of both
+    } else if (state.has_residual) {
         dresidual_ = empty_like(context.x, views.inputs.x, gradients_.dx.data);
         gradients_.dresidual = dresidual_view_.bind(operation, "dresidual", dresidual_);
     }
@@ -34,7 +42,10 @@ BackwardResults::BackwardResults(const char* operation, const NormContext& conte
 py::object BackwardResults::take(const NormContext& context, const py::handle& type) {
     const auto parameter = [&](bool wanted, const double* gradient) -> py::object {
         if (!wanted) return py::none();
-        return channel_array(gradient, context.state().parameters, context.is_double());
+        const NormState& state = context.state();
+        py::array array = channel_array(gradient, state.parameters, context.is_double());
+        if (state.scope != Scope::kLastAxes || state.ndim - state.options.axis == 1) return array;
+        return array.reshape(std::vector<py::ssize_t>(state.shape + state.options.axis, state.shape + state.ndim));
     };
     py::object dgamma = parameter(context.state().has_gamma, gradients_.dgamma);
     py::object dbeta = parameter(context.state().has_beta, gradients_.dbeta);
@@ -55,17 +66,18 @@ namespace {
 
 // --- statistics -------------------------------------------------------------------------------------------------
 
-// Numbers of the statistics: one a channel, or of shape (samples, channels).
-template <class Context>
-py::object statistics_array(const Context& context, const double* row) {
+// Numbers of the statistics: one a channel, of shape (samples, groups), or of that of the axes before the normalised
+// ones.
+py::object statistics_array(const NormContext& context, const double* row) {
     const NormState& state = context.state();
     py::array array = channel_array(row, state.statistics, context.is_double());
-    if constexpr (std::is_same_v<Context, BatchNormContext>) return array;
-    return array.reshape(
-        {state.parameters > 0 ? state.statistics / state.parameters : state.shape[0], state.parameters});
+    if (state.scope == Scope::kBatch) return array;
+    if (state.scope == Scope::kGroup) return array.reshape({state.shape[0], state.parameters > 0 ? state.groups : 0});
+    return array.reshape(std::vector<py::ssize_t>(state.shape, state.shape + state.options.axis));
 }
 template <class Context>
 py::object mean_of(const Context& context) {
+    if (context.state().centre == Centre::kZero) return py::none();
     return statistics_array(context, context.state().mean());
 }
 template <class Context>
@@ -87,6 +99,7 @@ template <class Context>
 py::object offset_of(const Context& context) {
     return py::int_(context.state().options.offset);
 }
+py::object h_of(const SampleNormContext& context) { return context.x; }
 py::object moments_of_context(const BatchNormContext& context) {
     const NormState& state = context.state();
     const auto row = [&](const double* values) { return std::vector<double>(values, values + state.statistics); };
@@ -102,17 +115,24 @@ py::object property(const py::object& self) {
 
 // --- pickling ---------------------------------------------------------------------------------------------------
 
-std::int64_t state_size(const BatchNormContext*, const TensorView& x, int axis) {
-    return batch_norm_state_size(x, axis);
-}
-std::int64_t state_size(const SampleNormContext*, const TensorView& x, int axis) {
-    return instance_norm_state_size(x, axis);
+// The size of a state of that kind.
+std::int64_t state_size(const NormState& kind, const TensorView& x) {
+    switch (kind.scope) {
+        case Scope::kGroup: return group_norm_state_size(x, kind.groups, kind.options.axis);
+        case Scope::kLastAxes: return layer_norm_state_size(x, kind.options.axis);
+        default: return batch_norm_state_size(x, kind.options.axis);
+    }
 }
 
-// The statistics of a context that knows x's shape.
-std::int64_t statistics_of(const BatchNormContext& context) { return context.state().parameters; }
-std::int64_t statistics_of(const SampleNormContext& context) {
-    return context.state().shape[0] * context.state().parameters;
+// The statistics of a state that knows x's shape.
+std::int64_t statistics_of(const NormState& state) {
+    const std::int64_t channels = state.shape[state.options.axis];
+    switch (state.scope) {
+        case Scope::kGroup: return channels > 0 ? state.shape[0] * state.groups : 0;
+        case Scope::kLastAxes:
+            return std::accumulate(state.shape, state.shape + state.options.axis, std::int64_t{1}, std::multiplies<>());
+        default: return channels;
+    }
 }
 
 // Everything, as objects that any Python can read again.
@@ -140,9 +160,10 @@ py::dict context_state(const Context& context) {
                     "eps_placement"_a = static_cast<int>(options.eps_placement),
                     "activation"_a = static_cast<int>(options.activation),
                     "activation_slope"_a = options.activation_slope, "dropout"_a = options.dropout,
-                    "seed"_a = options.seed, "offset"_a = options.offset,
-                    "constant_statistics"_a = state.constant_statistics, "has_gamma"_a = state.has_gamma,
-                    "has_beta"_a = state.has_beta, "in_place"_a = state.in_place,
+                    "seed"_a = options.seed, "offset"_a = options.offset, "scope"_a = static_cast<int>(state.scope),
+                    "centre"_a = static_cast<int>(state.centre), "groups"_a = state.groups,
+                    "has_residual"_a = state.has_residual, "constant_statistics"_a = state.constant_statistics,
+                    "has_gamma"_a = state.has_gamma, "has_beta"_a = state.has_beta, "in_place"_a = state.in_place,
                     "foreign_stats"_a = state.foreign_stats);
 }
 
@@ -162,11 +183,22 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     ArrayView x_view, residual_view, where_view;
     const TensorView& view = x_view.bind(name, "x", x);
     const int axis = entry<int>(pickled, "axis"), activation = entry<int>(pickled, "activation");
+    const int scope = entry<int>(pickled, "scope"), centre = entry<int>(pickled, "centre");
     const auto values = entry<py::array_t<double, py::array::c_style>>(pickled, "values");
     if (axis < 0 || axis >= view.ndim || activation < 0 || activation > static_cast<int>(Activation::kElu)) {
         throw ValueError("context: the pickled state names an axis or an activation that there is not");
     }
-    const std::int64_t size = state_size(static_cast<Context*>(nullptr), view, axis);
+    const bool of_batch = std::is_same_v<Context, BatchNormContext>;
+    if (of_batch != (scope == 0) || scope < 0 || scope > static_cast<int>(Scope::kLastAxes) || centre < 0 ||
+        centre > static_cast<int>(Centre::kZero)) {
+        throw ValueError("context: the pickled state is that of a norm that there is not");
+    }
+    NormState kind;
+    kind.scope = static_cast<Scope>(scope);
+    kind.centre = static_cast<Centre>(centre);
+    kind.groups = entry<std::int64_t>(pickled, "groups");
+    kind.options.axis = axis;
+    const std::int64_t size = state_size(kind, view);
     if (values.ndim() != 1 || values.shape(0) != size) {
         throw ValueError("context: the pickled state has another number of values than x asks for");
     }
@@ -175,6 +207,9 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     context->where = pickled["where"];
     NormState& state = context->state();
     std::copy_n(values.data(), size, state.values);
+    state.scope = kind.scope;
+    state.centre = kind.centre;
+    state.groups = kind.groups;
     state.options.axis = axis;
     state.options.eps = entry<double>(pickled, "eps");
     state.options.eps_placement = static_cast<EpsPlacement>(entry<int>(pickled, "eps_placement"));
@@ -183,17 +218,18 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     state.options.dropout = entry<double>(pickled, "dropout");
     state.options.seed = entry<std::uint64_t>(pickled, "seed");
     state.options.offset = entry<std::uint64_t>(pickled, "offset");
-    state.scope = std::is_same_v<Context, BatchNormContext> ? Scope::kBatch : Scope::kSample;
     state.dtype = view.dtype;
     state.ndim = view.ndim;
     std::copy_n(view.shape, view.ndim, state.shape);
-    state.parameters = view.shape[axis];
-    state.statistics = statistics_of(*context);
+    state.statistics = statistics_of(state);
+    state.parameters = (size - 5 * state.statistics) / 2;
     state.constant_statistics = entry<bool>(pickled, "constant_statistics");
     state.has_gamma = entry<bool>(pickled, "has_gamma");
     state.has_beta = entry<bool>(pickled, "has_beta");
     // The kinds of these arrays; backward checks their shapes.
-    state.has_residual = residual_view.bind_optional(name, "residual", context->residual).has_value();
+    const bool has_residual = residual_view.bind_optional(name, "residual", context->residual).has_value();
+    const bool had_residual = entry<bool>(pickled, "has_residual");
+    state.has_residual = has_residual || (kind.scope == Scope::kLastAxes && had_residual);
     state.has_where = where_view.bind_where(name, context->where).has_value();
     state.in_place = entry<bool>(pickled, "in_place");
     state.foreign_stats = entry<bool>(pickled, "foreign_stats");
@@ -228,7 +264,9 @@ void register_contexts(py::module_& m) {
         .def_property_readonly("moments", &property<BatchNormContext, &moments_of_context>,
                                "The statistics that x was normalised with, as Moments.");
     register_context<SampleNormContext>(m, "NormContext", "What norm_backward needs of a forward call.",
-                                        "sample and channel, of shape (samples, channels).");
+                                        "sample and group of channels, or of each row.")
+        .def_property_readonly("h", &property<SampleNormContext, &h_of>,
+                               "What was normalised: x, or residual + dropout(x) where these stand before the norm.");
 }
 
 }  // namespace bnfast::bindings

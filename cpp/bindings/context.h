@@ -23,7 +23,8 @@ struct NormContext {
     py::object where = py::none();
     OwnedNormState owner;
 };
-// Contexts whose statistics are those of channels, and those of the channels of each sample.
+// Contexts of batch norm, and of the norms whose statistics are a sample's own. Those of layer and RMS norm have h for
+// x, and no residual, as it is in h.
 struct BatchNormContext : NormContext {
     using NormContext::NormContext;
 };
@@ -33,8 +34,9 @@ struct SampleNormContext : NormContext {
 
 // The tensors of a backward call, with memory for their shapes.
 struct BackwardViews {
-    BackwardViews(const char* operation, const NormContext& context, const py::handle& dy);
-    ArrayView x, residual, where, dy;
+    BackwardViews(const char* operation, const NormContext& context, const py::handle& dy,
+                  const py::handle& dh = Py_None);
+    ArrayView x, residual, where, dy, dh;
     NormBackwardInputs inputs;
 };
 

@@ -19,9 +19,11 @@ from bnfast._functional import (
     batch_norm_inference,
     moments,
 )
+from bnfast._group_norm import group_norm, instance_norm
+from bnfast._layer_norm import layer_norm, rms_norm
 from bnfast._layers import BatchNorm
 from bnfast._moments import GradientSums, Moments
-from bnfast._norms import NormGrads, instance_norm, norm_backward
+from bnfast._norms import NormGrads, norm_backward
 from bnfast._running import RunningStats
 from bnfast._runtime import (
     active_target,
@@ -60,10 +62,13 @@ __all__ = [
     "fold_batch_norm",
     "get_cache_limit",
     "get_num_threads",
+    "group_norm",
     "instance_norm",
+    "layer_norm",
     "moments",
     "norm_backward",
     "num_threads",
+    "rms_norm",
     "set_cache_limit",
     "set_num_threads",
     "show_config",

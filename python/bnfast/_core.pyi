@@ -30,7 +30,9 @@ class BatchNormContext:
 
 class NormContext:
     @property
-    def mean(self) -> Array: ...
+    def h(self) -> Array: ...
+    @property
+    def mean(self) -> Array | None: ...
     @property
     def var(self) -> Array: ...
     @property
@@ -118,7 +120,54 @@ def instance_norm(
     offset: int = ...,
     out: Array | None = ...,
 ) -> tuple[Array, NormContext]: ...
-def norm_backward(dy: Array, *, ctx: NormContext, out: Array | None = ...) -> NormGrads: ...
+def group_norm(
+    x: Array,
+    *,
+    num_groups: int,
+    gamma: Array | None = ...,
+    beta: Array | None = ...,
+    axis: int = ...,
+    eps: float = ...,
+    residual: Array | None = ...,
+    dropout: float = ...,
+    seed: int = ...,
+    offset: int = ...,
+    activation: int = ...,
+    activation_slope: float = ...,
+    out: Array | None = ...,
+) -> tuple[Array, NormContext]: ...
+def layer_norm(
+    x: Array,
+    *,
+    gamma: Array | None = ...,
+    beta: Array | None = ...,
+    axis: int | tuple[int, ...] = ...,
+    eps: float = ...,
+    residual: Array | None = ...,
+    dropout: float = ...,
+    seed: int = ...,
+    offset: int = ...,
+    activation: int = ...,
+    activation_slope: float = ...,
+    out: Array | None = ...,
+) -> tuple[Array, NormContext]: ...
+def rms_norm(
+    x: Array,
+    *,
+    gamma: Array | None = ...,
+    axis: int | tuple[int, ...] = ...,
+    eps: float = ...,
+    residual: Array | None = ...,
+    dropout: float = ...,
+    seed: int = ...,
+    offset: int = ...,
+    activation: int = ...,
+    activation_slope: float = ...,
+    out: Array | None = ...,
+) -> tuple[Array, NormContext]: ...
+def norm_backward(
+    dy: Array, *, ctx: NormContext, dh: Array | None = ..., out: Array | None = ...
+) -> NormGrads: ...
 def dropout(
     x: Array,
     *,

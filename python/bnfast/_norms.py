@@ -1,4 +1,4 @@
-"""Normalizations whose statistics are a sample's own: documentation over one compiled call each."""
+"""What the normalizations of a sample share: gradients, and the checks of a forward call."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bnfast._dropout import Seed
 
 Array = NDArray[Any]
+NO_DROPOUT, FIRST_STREAM = 0.0, 0
 
 
 class NormGrads(NamedTuple):
@@ -26,100 +27,26 @@ class NormGrads(NamedTuple):
     dresidual: Array | None
 
 
-def instance_norm(
-    x: Array,
-    gamma: Array | None = None,
-    beta: Array | None = None,
-    *,
-    axis: int = 1,
-    eps: float = 1e-5,
-    residual: Array | None = None,
-    activation: str | None = None,
-    activation_slope: float = 0.01,
-    dropout: float = 0.0,
-    seed: Seed = None,
-    offset: int = 0,
-    out: Array | None = None,
-) -> tuple[Array, NormContext]:
-    """Instance normalization, with what follows it in the same pass over memory.
-
-    ``y = drop(act(gamma * (x - mean) / sqrt(var + eps) + beta + residual))`` with the mean and the
-    biased variance of every channel of every sample [1]_: over all axes but 0 and `axis`.
-
-    Parameters
-    ----------
-    x : ndarray of float32, float64, float16 or bfloat16
-        Samples along axis 0. Any rank of at least 2 and any strides; channels first and channels
-        last are read in place.
-    gamma, beta : ndarray of float32 or float64, shape (channels,), optional
-        Learnt scale and shift; 1 and 0 when None.
-    axis : int
-        The channel axis, not 0.
-    eps : float
-        Added to the variance, finite and not negative.
-    residual, activation, activation_slope, dropout, seed, offset
-        As in :func:`batch_norm`.
-    out : ndarray like `x`, optional
-        Where to write y: disjoint from every input, or exactly the memory of `x`, on the terms of
-        :func:`batch_norm`.
-
-    Returns
-    -------
-    y : ndarray like `x`
-    ctx : NormContext
-        For :func:`norm_backward`. It refers to `x` (or to y, where that is written over `x`) and
-        `residual`, which must keep their values until then, and tells ``.mean``, ``.var`` (biased)
-        and ``.invstd``, of shape (samples, channels).
-
-    Raises
-    ------
-    ValueError, TypeError
-        For bad values, shapes or overlap, and for bad kinds or dtypes, before anything is written.
-
-    References
-    ----------
-    .. [1] D. Ulyanov, A. Vedaldi and V. Lempitsky, "Instance Normalization: The Missing Ingredient
-       for Fast Stylization", arXiv:1607.08022, 2016, equation 4.
-
-    Examples
-    --------
-    >>> import numpy as np, bnfast
-    >>> x = np.array([[[1.0, 3.0]], [[10.0, 30.0]]], dtype=np.float32)  # two samples, one channel
-    >>> y, ctx = bnfast.instance_norm(x, eps=0.0)
-    >>> y
-    array([[[-1.,  1.]],
-    <BLANKLINE>
-           [[-1.,  1.]]], dtype=float32)
-    >>> ctx.mean
-    array([[ 2.],
-           [20.]], dtype=float32)
-    """
-    name = "instance_norm"
+def activation_number(operation: str, activation: str | None) -> int:
     try:
-        act = ACTIVATIONS[activation]
+        return ACTIVATIONS[activation]
     except (KeyError, TypeError):
-        refuse_choice(name, activation, "var")
-    dropout = check_rate(name, "dropout", dropout)
-    return _core.instance_norm(
-        x,
-        gamma=gamma,
-        beta=beta,
-        axis=axis,
-        eps=eps,
-        residual=residual,
-        activation=act,
-        activation_slope=activation_slope,
-        dropout=dropout,
-        seed=draw_seed(name, seed) if dropout > 0 or seed is not None else 0,
-        offset=check_offset(name, offset),
-        out=out,
-    )
+        refuse_choice(operation, activation, "var")
+
+
+def check_mask(operation: str, dropout: float, seed: Seed, offset: int) -> tuple[float, int, int]:
+    """Check what names a dropout mask, and draw its seed where there is one to draw."""
+    if dropout is NO_DROPOUT and offset is FIRST_STREAM and seed is None:
+        return dropout, 0, offset  # a norm of few elements takes 2 us in all
+    dropout = check_rate(operation, "dropout", dropout)
+    drawn = draw_seed(operation, seed) if dropout > 0 or seed is not None else 0
+    return dropout, drawn, check_offset(operation, offset)
 
 
 def norm_backward(
     dy: Array, ctx: NormContext, *, dh: Array | None = None, out: Array | None = None
 ) -> NormGrads:
-    """Gradients of :func:`instance_norm`.
+    """Gradients of a norm: of layer, RMS, group or instance normalization.
 
     Parameters
     ----------
@@ -127,8 +54,9 @@ def norm_backward(
         Gradient of the loss at y.
     ctx : NormContext
         What the forward call returned.
-    dh : None
-        The gradient that reaches a norm's input by another way. Instance norm has none.
+    dh : ndarray like x, optional
+        The gradient that reaches ``ctx.h`` by another way, as the residual stream of a pre-norm
+        block does; added in the same pass. Only after layer and RMS norm.
     out : ndarray like x, optional
         Where to write dx: disjoint from every input, or exactly the memory of `dy`.
 
@@ -136,13 +64,15 @@ def norm_backward(
     -------
     NormGrads
         ``dx``, ``dgamma``, ``dbeta``, ``dresidual``; gradients flow through mean and var. dgamma
-        and dbeta are sums over the samples, in float64 and in the order of the samples. An entry is
-        None where the forward call had no such argument.
+        and dbeta are summed in float64, in an order that depends on the shape alone. An entry is
+        None where the forward call had no such argument. Where the residual stands before the norm
+        and nothing is dropped, dresidual is dx itself, the same array.
 
     Raises
     ------
     ValueError
-        If `dh` is given, and for bad shapes or overlap, before anything is written.
+        If `dh` is given after group or instance norm, and for bad shapes or overlap, before
+        anything is written.
 
     Examples
     --------
@@ -155,6 +85,4 @@ def norm_backward(
     >>> bool(np.abs(grads.dx).max() < 1e-6)  # a constant added to x does not change y
     True
     """
-    if dh is not None:
-        raise ValueError("norm_backward: dh is given, expected None after instance_norm")
-    return _core.norm_backward(dy, ctx=ctx, out=out)
+    return _core.norm_backward(dy, ctx=ctx, dh=dh, out=out)

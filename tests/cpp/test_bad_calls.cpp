@@ -231,9 +231,74 @@ void check_other_norms() {
     expect<ValueError>("instance_norm", "axis is 0", call([](Arena& a) { a.options.axis = 0; }));
     expect<ValueError>("instance_norm", "where is there", call([](Arena& a) { a.inputs.where = a.where_view(); }));
     expect<ValueError>("instance_norm", "room for 28 numbers", call([](Arena& a) { a.saved.state().capacity = 28; }));
-    expect<ValueError>("norm_backward", "another normalization's", [](Arena& a) {
-        norm_backward(a.backward, a.saved.state(), a.gradients);  // the state of a batch_norm
+    expect<ValueError>("norm_backward", "state is that of a batch norm",
+                       [](Arena& a) { norm_backward(a.backward, a.saved.state(), a.gradients); });
+    const auto groups = [](std::int64_t count, const Spoil& spoil) {
+        return [=](Arena& a) {
+            spoil(a);
+            group_norm(a.inputs, count, a.options, Arena::tensor(a.y), a.saved.state());
+        };
+    };
+    const auto nothing = [](Arena&) {};
+    expect<ValueError>("group_norm", "num_groups is 3", groups(3, nothing));
+    expect<ValueError>("group_norm", "num_groups is 0", groups(0, nothing));
+    expect<ValueError>("group_norm", "num_groups is -4", groups(-4, nothing));
+    expect<ValueError>("group_norm", "axis is 0", groups(1, [](Arena& a) { a.options.axis = 0; }));
+    expect<ValueError>("group_norm", "where is there", groups(2, [](Arena& a) { a.inputs.where = a.where_view(); }));
+}
+
+void check_layer_norm() {
+    // A good call has neither gamma nor beta, and h for its residual.
+    const auto call = [](const std::function<void(Arena&, std::optional<TensorView> & h)>& spoil) {
+        return [=](Arena& a) {
+            a.options.axis = -1;
+            a.inputs.gamma.reset();
+            a.inputs.beta.reset();
+            a.inputs.residual = Arena::tensor(a.residual);
+            std::optional<TensorView> h = Arena::tensor(a.dx);
+            spoil(a, h);
+            layer_norm(a.inputs, a.options, Arena::tensor(a.y), h, a.saved.state());
+        };
+    };
+    using H = std::optional<TensorView>;
+    const char* const op = "layer_norm";
+    expect<ValueError>(op, "h is absent", call([](Arena&, H& h) { h.reset(); }));
+    expect<ValueError>(op, "h is there", call([](Arena& a, H&) { a.inputs.residual.reset(); }));
+    expect<ValueError>(op, "h has shape", call([](Arena&, H& h) { h->shape = kOtherShape; }));
+    expect<ValueError>(op, "h overlaps out", call([](Arena& a, H& h) { h->data = a.y.data(); }));
+    expect<ValueError>(op, "h overlaps x", call([](Arena& a, H& h) { h->data = a.x.data(); }));
+    expect<ValueError>(op, "h overlaps residual", call([](Arena& a, H& h) { h->data = a.residual.data(); }));
+    expect<ValueError>(op, "h overlaps state.values", call([](Arena& a, H& h) { h->data = a.saved.state().values; }));
+    expect<ValueError>(op, "out is x", call([](Arena& a, H&) { a.inputs.x.data = a.y.data(); }));
+    expect<ValueError>(op, "gamma has shape (4,)", call([](Arena& a, H&) { a.inputs.gamma = Arena::vector(a.gamma); }));
+    expect<ValueError>(op, "axis is 3", call([](Arena& a, H&) { a.options.axis = 3; }));
+    expect<ValueError>(op, "where is there", call([](Arena& a, H&) { a.inputs.where = a.where_view(); }));
+    expect<ValueError>("rms_norm", "beta is there", [](Arena& a) {
+        rms_norm(a.inputs, a.options, Arena::tensor(a.y), std::nullopt, a.saved.state());
     });
+    const auto backward = [](const Spoil& spoil) {
+        return [=](Arena& a) {
+            a.options.axis = -1;
+            const std::vector<float> y = a.y;
+            NormInputs inputs;
+            inputs.x = a.inputs.x;
+            layer_norm(inputs, a.options, Arena::tensor(a.y), std::nullopt, a.saved.state());
+            a.y = y;
+            spoil(a);
+            norm_backward(a.backward, a.saved.state(), a.gradients);
+        };
+    };
+    const char* const back = "norm_backward";
+    expect<ValueError>(back, "dgamma is null", backward([](Arena& a) { a.gradients.dgamma = nullptr; }));
+    expect<ValueError>(back, "residual is there",
+                       backward([](Arena& a) { a.backward.residual = Arena::tensor(a.residual); }));
+    expect<ValueError>(back, "dresidual is there",
+                       backward([](Arena& a) { a.gradients.dresidual = Arena::tensor(a.dresidual); }));
+    expect<ValueError>(back, "dh has shape", backward([](Arena& a) {
+                           a.backward.dh = view_of(a.residual.data(), kOtherShape, kStrides, 3);
+                       }));
+    expect<ValueError>(back, "out overlaps dh", backward([](Arena& a) { a.backward.dh = Arena::tensor(a.dx); }));
+    expect<ValueError>(back, "another normalization's", backward([](Arena& a) { ++a.saved.state().statistics; }));
 }
 
 void check_dropout() {
@@ -294,6 +359,7 @@ int main() {
     check_given_statistics();
     check_backward();
     check_other_norms();
+    check_layer_norm();
     check_dropout();
     check_runtime();
     std::printf("%d bad calls, %d of them not refused as they should be\n", calls, failures);

@@ -56,7 +56,7 @@ std::vector<std::string> arrived;
 
 void require_x(const NormProblem& problem, Scope scope) {
     require(problem.x.data == kX && problem.x.device == (Device{Device::Type::kCuda, 1}), "x arrives with its device");
-    require(problem.layout.geometry.channels == 3 && problem.layout.scope == scope, "and with its layout");
+    require(problem.layout.geometry.channels == 3 && problem.layout.axes.scope == scope, "and with its layout");
     require(problem.numbers.values == kValues, "and with the state");
 }
 
@@ -92,11 +92,11 @@ Backend fake_backend() {
         arrived.push_back("moments");
     };
     backend.forward = [](const NormProblem& problem) {
-        require_x(problem, problem.layout.scope);
+        require_x(problem, problem.layout.axes.scope);
         require(problem.y && problem.y->data == kY, "y arrives");
         require(problem.epilogue.activation == Activation::kGelu && problem.epilogue.has_dropout(), "and what follows");
         require(problem.eps == 0.5 && problem.eps_placement == EpsPlacement::kStd, "and eps");
-        arrived.push_back(problem.layout.scope == Scope::kSample ? "forward a sample" : "forward");
+        arrived.push_back(problem.layout.axes.scope == Scope::kGroup ? "forward a sample" : "forward");
     };
     backend.normalise = [](const NormProblem&) { arrived.push_back("normalise"); };
     backend.gradient_sums = [](const NormProblem& problem, GradientSums& out) {
@@ -107,7 +107,7 @@ Backend fake_backend() {
         arrived.push_back("gradient_sums");
     };
     backend.backward = [](const NormProblem& problem) {
-        require_x(problem, problem.layout.scope);
+        require_x(problem, problem.layout.axes.scope);
         require(problem.dy && problem.dy->data == kDy && problem.dx && problem.dx->data == kDx, "dy and dx arrive");
         require(problem.dgamma == kDgamma && problem.dbeta == kDbeta, "and dgamma and dbeta");
         const bool with_residual = problem.epilogue.residual && problem.epilogue.residual->data == kResidual &&

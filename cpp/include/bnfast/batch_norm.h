@@ -14,23 +14,26 @@ namespace bnfast {
 // What a forward call reads. All tensors are on x's device.
 struct NormInputs {
     TensorView x;
-    std::optional<TensorView> gamma, beta;  // float32 or float64, one entry a channel; 1 and 0 where absent
-    std::optional<TensorView> residual;     // x's shape and dtype, added before the activation
+    std::optional<TensorView> gamma, beta;  // float32 or float64; 1 and 0 where absent. One entry a channel; in layer
+                                            // and RMS norm the shape of the normalised axes.
+    std::optional<TensorView> residual;     // x's shape and dtype, added before the activation; in layer and RMS norm
+                                            // before the norm
     std::optional<TensorView> where;        // bool, x's shape without the channel axis or with one of length 1;
-                                            // broadcast. Elements where it is false take no part.
+                                            // broadcast. Elements where it is false take no part. Batch norm only.
 };
 
 // What backward reads: the tensors of the forward call, which must hold what they held then (y in x's place where y was
-// written over it), and dy.
+// written over it), and dy. After layer and RMS norm x is h, and the residual, which is in it, is absent.
 struct NormBackwardInputs {
     TensorView x;
     std::optional<TensorView> residual, where;
     TensorView dy;
+    std::optional<TensorView> dh;  // the gradient that reaches h by another way; after layer and RMS norm only
 };
 
-// What backward writes: dx and dresidual of x's shape and dtype, and dgamma and dbeta, one number a channel on x's
-// device: needed also where gamma and beta were
-// absent. dresidual is there if the forward call had a residual.
+// What backward writes: dx and dresidual of x's shape and dtype, and dgamma and dbeta, a number for each parameter on
+// x's device: needed also where gamma and beta were absent. dresidual is there if the forward call had a residual;
+// after layer and RMS norm only if it had dropout, too, as dx is the gradient of both without.
 struct NormGradients {
     TensorView dx;
     std::optional<TensorView> dresidual;

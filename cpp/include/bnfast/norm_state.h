@@ -15,8 +15,8 @@ namespace bnfast {
 // are given as moments of one element: m2 / count is the variance.)
 struct StateNumbers {
     double* values = nullptr;
-    std::int64_t statistics = 0;  // pairs of mean and variance: one a channel, or one a sample and channel
-    std::int64_t parameters = 0;  // entries of gamma and beta: one a channel
+    std::int64_t statistics = 0;  // pairs of mean and variance: one a channel, a sample and group, or a row
+    std::int64_t parameters = 0;  // entries of gamma and beta: one a channel, or one for each element of a row
 
     std::int64_t size() const { return 5 * statistics + 2 * parameters; }
     double* count() const { return values; }
@@ -37,6 +37,8 @@ struct NormState : StateNumbers {
     // What the forward call was. Backward compares its arguments with these.
     NormOptions options;
     Scope scope = Scope::kBatch;
+    Centre centre = Centre::kMean;
+    std::int64_t groups = 0;  // of the channels, where the scope is theirs
     DType dtype = DType::kFloat32;
     int ndim = 0;
     std::int64_t shape[kMaxDims];      // the first ndim entries

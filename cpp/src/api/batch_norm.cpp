@@ -73,7 +73,7 @@ Moments moments(const TensorView& x, const std::optional<TensorView>& where, int
     NormProblem problem;
     problem.x = x;
     problem.where = where;
-    problem.layout = memory_layout(x, axis, Scope::kBatch);
+    problem.layout = memory_layout(x, {Scope::kBatch, axis, 0});
     Moments result;
     backend.moments(problem, result);
     return result;

@@ -118,24 +118,37 @@ void check_like(const char* operation, const char* name, const TensorView& value
     check_same_device(operation, name, value, like, x);
 }
 
-void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
-                          int axis) {
+namespace {
+
+// float32 or float64 numbers with the shape of `axes` axes of x from `first` on.
+void check_values(const char* operation, const char* name, const TensorView& values, const TensorView& x, int first,
+                  int axes) {
     check_memory(operation, name, values);
     if (values.dtype != DType::kFloat32 && values.dtype != DType::kFloat64) {
         fail_dtype(operation, name, values.dtype, "float32 or float64");
     }
-    if (values.ndim != 1 || values.shape[0] != x.shape[axis]) {
-        const std::int64_t expected[] = {x.shape[axis]};
+    const std::int64_t* const expected = x.shape + first;
+    bool same = values.ndim == axes;
+    for (int d = 0; same && d < axes; ++d) same = values.shape[d] == expected[d];
+    if (!same) {
+        const std::string which =
+            axes == 1 ? "axis " + std::to_string(first) : "the last " + std::to_string(axes) + " axes";
         fail(operation, std::string(name) + " has shape " + shape_text(values) + ", expected " +
-                            shape_text(expected, 1) + " to match axis " + std::to_string(axis) + " of x with shape " +
-                            shape_text(x));
+                            shape_text(expected, axes) + " to match " + which + " of x with shape " + shape_text(x));
     }
     check_same_device(operation, name, values, "x", x);
 }
 
-void check_channel_values(const char* operation, const char* name, const std::optional<TensorView>& values,
-                          const TensorView& x, int axis) {
-    if (values) check_channel_values(operation, name, *values, x, axis);
+}  // namespace
+
+void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
+                          int axis) {
+    check_values(operation, name, values, x, axis, 1);
+}
+
+void check_axes_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
+                       int axis) {
+    check_values(operation, name, values, x, axis, x.ndim - axis);
 }
 
 void check_where(const char* operation, const TensorView& where, const TensorView& x, int axis) {

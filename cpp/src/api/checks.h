@@ -33,8 +33,9 @@ void check_like(const char* operation, const char* name, const TensorView& value
 // One float32 or float64 entry for each channel, on x's device.
 void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
                           int axis);
-void check_channel_values(const char* operation, const char* name, const std::optional<TensorView>& values,
-                          const TensorView& x, int axis);
+// One float32 or float64 entry for each element of the axes of x from `axis` on.
+void check_axes_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
+                       int axis);
 void check_where(const char* operation, const TensorView& where, const TensorView& x, int axis);
 // A pointer that is to be written or read.
 void check_pointer(const char* operation, const char* name, const void* pointer);

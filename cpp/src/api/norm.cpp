@@ -14,20 +14,44 @@ namespace {
 int check_x(const Operation& operation, const TensorView& x, int axis) {
     check_tensor(operation.name, "x", x);
     const int from_front = check_axis(operation.name, x, axis);
-    if (operation.scope == Scope::kSample && from_front == 0) {
+    if (operation.scope == Scope::kGroup && from_front == 0) {
         fail(operation.name, "axis is " + std::to_string(axis) + ", expected another than that of the samples, 0");
     }
+    if (operation.scope == Scope::kGroup && (operation.groups < 1 || x.shape[from_front] % operation.groups != 0)) {
+        fail(operation.name, "num_groups is " + std::to_string(operation.groups) + ", expected a divisor of the " +
+                                 std::to_string(x.shape[from_front]) + " channels on axis " +
+                                 std::to_string(from_front) + " of x with shape " + shape_text(x));
+    }
     return from_front;
+}
+
+// gamma or beta of x: an entry for each channel, or for each element of the normalised axes.
+void check_parameter(const Operation& operation, const char* name, const std::optional<TensorView>& values,
+                     const TensorView& x, int axis) {
+    if (!values) return;
+    if (operation.scope == Scope::kLastAxes) {
+        check_axes_values(operation.name, name, *values, x, axis);
+    } else {
+        check_channel_values(operation.name, name, *values, x, axis);
+    }
 }
 
 // How many statistics and parameters a call on x has, without memory for them.
 StateNumbers numbers_of(const Operation& operation, const TensorView& x, int axis) {
     StateNumbers numbers;
     numbers.parameters = numbers.statistics = x.shape[axis];
+    bool too_many = false;
+    if (operation.scope == Scope::kGroup && numbers.parameters > 0) {
+        too_many = __builtin_mul_overflow(operation.groups, x.shape[0], &numbers.statistics);
+    } else if (operation.scope == Scope::kLastAxes) {
+        numbers.parameters = numbers.statistics = 1;
+        for (int d = 0; d < x.ndim; ++d) {
+            std::int64_t& count = d < axis ? numbers.statistics : numbers.parameters;
+            too_many = __builtin_mul_overflow(count, x.shape[d], &count) || too_many;
+        }
+    }
     std::int64_t size;
-    if ((operation.scope == Scope::kSample &&
-         __builtin_mul_overflow(numbers.statistics, x.shape[0], &numbers.statistics)) ||
-        __builtin_add_overflow(numbers.statistics, numbers.parameters, &size) ||
+    if (too_many || __builtin_add_overflow(numbers.statistics, numbers.parameters, &size) ||
         __builtin_mul_overflow(size, std::int64_t{8 * sizeof(double)}, &size)) {
         fail(operation.name, "x has shape " + shape_text(x) + ", expected one whose statistics can be memory");
     }
@@ -51,6 +75,8 @@ void describe(const Operation& operation, const NormInputs& inputs, const NormOp
     state.options = options;
     state.options.axis = axis;
     state.scope = operation.scope;
+    state.centre = operation.centre;
+    state.groups = operation.groups;
     state.dtype = x.dtype;
     state.ndim = x.ndim;
     std::copy_n(x.shape, x.ndim, state.shape);
@@ -60,16 +86,19 @@ void describe(const Operation& operation, const NormInputs& inputs, const NormOp
     state.has_where = inputs.where.has_value();
 }
 
-void describe_problem(const TensorView& x, const NormOptions& options, int axis, Scope scope, const NormState& state,
-                      NormProblem& problem) {
+void describe_problem(const Operation& operation, const TensorView& x, const NormOptions& options, int axis,
+                      const NormState& state, NormProblem& problem) {
     problem.x = x;
-    problem.layout = memory_layout(x, axis, scope);
+    problem.layout = memory_layout(x, {operation.scope, axis, operation.groups});
+    problem.centre = operation.centre;
     problem.eps = options.eps;
     problem.eps_placement = options.eps_placement;
     problem.epilogue.activation = options.activation;
     problem.epilogue.activation_slope = options.activation_slope;
-    problem.epilogue.dropout = numerics::mask_of(options.dropout, options.seed, options.offset);
-    problem.epilogue.dropout_scale = numerics::dropout_scale(options.dropout);
+    const DropoutMask mask = numerics::mask_of(options.dropout, options.seed, options.offset);
+    (operation.has_prologue() ? problem.prologue.dropout : problem.epilogue.dropout) = mask;
+    (operation.has_prologue() ? problem.prologue.dropout_scale : problem.epilogue.dropout_scale) =
+        numerics::dropout_scale(options.dropout);
     problem.numbers = state.numbers();
 }
 
@@ -128,8 +157,8 @@ Call begin_forward(const Operation& operation, const NormInputs& inputs, const N
     const int axis = check_x(operation, x, options.axis);
     check_options(name, options);
     const Backend& backend = check_device(name, "x", x);
-    check_channel_values(name, "gamma", inputs.gamma, x, axis);
-    check_channel_values(name, "beta", inputs.beta, x, axis);
+    check_parameter(operation, "gamma", inputs.gamma, x, axis);
+    check_parameter(operation, "beta", inputs.beta, x, axis);
     if (inputs.residual) check_like(name, "residual", *inputs.residual, "x", x);
     if (inputs.where) check_where(name, *inputs.where, x, axis);
     check_like(name, "out", y, "x", x);
@@ -144,11 +173,34 @@ Call begin_forward(const Operation& operation, const NormInputs& inputs, const N
     call.backend = &backend;
     call.axis = axis;
     describe(operation, inputs, options, axis, call.state);
-    describe_problem(x, options, axis, operation.scope, call.state, call.problem);
+    describe_problem(operation, x, options, axis, call.state, call.problem);
     call.problem.y = y;
     call.problem.where = inputs.where;
-    call.problem.epilogue.residual = inputs.residual;
+    (operation.has_prologue() ? call.problem.prologue.residual : call.problem.epilogue.residual) = inputs.residual;
+    call.problem.prologue.used = operation.has_prologue() && (inputs.residual || options.dropout > 0);
     return call;
+}
+
+void add_h(const Operation& operation, const NormInputs& inputs, const TensorView& y,
+           const std::optional<TensorView>& h, Call& call) {
+    const char* const name = operation.name;
+    if (h.has_value() != call.problem.prologue.used) {
+        fail(name, std::string("h is ") + (h ? "there" : "absent") + ", expected it " +
+                       (h ? "absent, as there is neither residual nor dropout" : "there, with residual or dropout"));
+    }
+    if (same_memory(y, inputs.x) && elements_of(inputs.x) > 0) {
+        fail(name, "out is x (y overwrites what backward needs), expected other memory");
+    }
+    if (!h) return;
+    check_like(name, "h", *h, "x", inputs.x);
+    const Memory memory = memory_of(*h);
+    check_output(name, memory, "h");
+    check_disjoint(name, memory, "h", "x", inputs.x);
+    check_disjoint(name, memory, "h", "residual", inputs.residual);
+    check_disjoint(name, memory, "h", "gamma", inputs.gamma);
+    check_disjoint(name, memory, "h", "beta", inputs.beta);
+    check_disjoint(name, memory, "h", "out", y);
+    call.problem.h = h;
 }
 
 void finish_checks(const Operation& operation, const NormInputs& inputs, const TensorView& y,
@@ -158,6 +210,7 @@ void finish_checks(const Operation& operation, const NormInputs& inputs, const T
     check_room(operation, call.state);
     const Memory numbers = memory_of(call.state.values, call.state.size());
     check_disjoint(operation.name, memory_of(y), "out", "state.values", numbers);
+    if (call.problem.h) check_disjoint(operation.name, memory_of(*call.problem.h), "h", "state.values", numbers);
     if (same_memory(y, inputs.x) && elements_of(inputs.x) > 0) {
         check_invertible(operation.name, inputs, call.state.options);
         const SmallestGamma smallest = smallest_gamma(inputs.x.dtype, call.state.options);
@@ -204,17 +257,26 @@ Call begin_backward(const Operation& operation, const NormBackwardInputs& inputs
         fail(name, std::string(argument) + " is " + (given ? "there" : "absent") + ", expected it " +
                        (expected ? "there" : "absent") + " as in the forward call");
     };
-    check_presence("residual", inputs.residual.has_value(), state.has_residual);
+    if (operation.has_prologue()) {
+        if (inputs.residual) fail(name, "residual is there, expected it absent: it is in h, which x is");
+        if (inputs.dh) check_like(name, "dh", *inputs.dh, "x", x);
+    } else {
+        check_presence("residual", inputs.residual.has_value(), state.has_residual);
+        if (inputs.dh) fail(name, "dh is given, expected none: group and instance norm have no h");
+    }
     check_presence("where", inputs.where.has_value(), state.has_where);
     if (inputs.residual) check_like(name, "residual", *inputs.residual, "x", x);
     if (inputs.where) check_where(name, *inputs.where, x, axis);
     Call call;
     call.backend = &backend;
     call.axis = axis;
-    describe_problem(x, state.options, axis, operation.scope, state, call.problem);
+    describe_problem(operation, x, state.options, axis, state, call.problem);
     call.problem.dy = inputs.dy;
+    call.problem.dh = inputs.dh;
     call.problem.where = inputs.where;
     call.problem.epilogue.residual = inputs.residual;
+    call.problem.prologue.used = operation.has_prologue() && state.options.dropout > 0;
+    call.has_residual = state.has_residual;
     call.problem.from_output = state.in_place;
     call.problem.constant_statistics = state.constant_statistics;
     return call;
@@ -225,9 +287,13 @@ void add_gradients(const Operation& operation, const NormBackwardInputs& inputs,
     const char* const name = operation.name;
     const TensorView& x = inputs.x;
     check_like(name, "out", gradients.dx, "dy", x);
-    if (gradients.dresidual.has_value() != inputs.residual.has_value()) {
+    // Before the norm, without dropout, dx is the residual's gradient, too.
+    const bool wanted = call.has_residual && (!operation.has_prologue() || call.problem.prologue.used);
+    if (gradients.dresidual.has_value() != wanted) {
         fail(name, std::string("dresidual is ") + (gradients.dresidual ? "there" : "absent") + ", expected it " +
-                       (inputs.residual ? "there, as" : "absent, as no") + " residual is");
+                       (wanted              ? "there, as residual is"
+                        : call.has_residual ? "absent: it is dx"
+                                            : "absent, as no residual is"));
     }
     const std::int64_t parameters = call.problem.numbers.parameters;
     if (parameters > 0) {
@@ -246,6 +312,7 @@ void add_gradients(const Operation& operation, const NormBackwardInputs& inputs,
         check_disjoint(name, memory, result, "x", x);
         check_disjoint(name, memory, result, "residual", inputs.residual);
         check_disjoint(name, memory, result, "where", inputs.where);
+        check_disjoint(name, memory, result, "dh", inputs.dh);
         check_disjoint(name, memory, result, "dgamma", dgamma);
         check_disjoint(name, memory, result, "dbeta", dbeta);
         check_disjoint(name, memory, result, "state.values", numbers);

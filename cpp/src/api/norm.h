@@ -10,18 +10,24 @@
 
 namespace bnfast::api {
 
-// The name of a call in messages, and over which elements it takes statistics.
+// The name of a call in messages, and over which elements it takes statistics, about what.
 struct Operation {
     const char* name;
-    Scope scope;
+    Scope scope = Scope::kBatch;
+    std::int64_t groups = 0;  // of the channels, where the scope is theirs
+    Centre centre = Centre::kMean;
+
+    // Whether residual and dropout stand before the norm, and not behind it.
+    bool has_prologue() const { return scope == Scope::kLastAxes; }
 };
 
 // A checked call: its Problem, and the backend of its device.
 struct Call {
     const Backend* backend;
     NormProblem problem;
-    NormState state;  // of forward: the caller's gets it when all has been checked
-    int axis;         // of the channels, counted from the front
+    NormState state;            // of forward: the caller's gets it when all has been checked
+    int axis;                   // as in NormAxes
+    bool has_residual = false;  // of backward: forward had one
 };
 
 // The numbers that the state of a call on x takes.
@@ -30,6 +36,9 @@ std::int64_t state_size(const Operation& operation, const TensorView& x, int axi
 // Checks everything that forward calls have in common.
 Call begin_forward(const Operation& operation, const NormInputs& inputs, const NormOptions& options,
                    const TensorView& y);
+// Checks the tensor that what stands before the norm goes to.
+void add_h(const Operation& operation, const NormInputs& inputs, const TensorView& y,
+           const std::optional<TensorView>& h, Call& call);
 // Checks the memory of the state, and that backward will find x in y again where y is to go over x. Then fills the
 // state but for what is measured. Nothing has been written before, and nothing is refused after.
 void finish_checks(const Operation& operation, const NormInputs& inputs, const TensorView& y,

@@ -4,23 +4,77 @@
 #include "api/norm.h"
 
 namespace bnfast {
+namespace {
 
-std::int64_t instance_norm_state_size(const TensorView& x, int axis) {
-    return api::state_size({"instance_norm_state_size", Scope::kSample}, x, axis);
+using api::Call;
+using api::Operation;
+
+// The channels of x; 0 where there are none to count, as the checks of the call will say.
+std::int64_t channels_of(const TensorView& x, int axis) {
+    const int from_front = axis < 0 ? axis + x.ndim : axis;
+    return from_front < 0 || from_front >= x.ndim || x.shape == nullptr ? 0 : x.shape[from_front];
+}
+// A group for each channel. (A tensor without channels has one group of none.)
+std::int64_t groups_of_instance_norm(const TensorView& x, int axis) {
+    const std::int64_t channels = channels_of(x, axis);
+    return channels > 0 ? channels : 1;
 }
 
-void instance_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y, NormState& state) {
-    const api::Operation operation{"instance_norm", Scope::kSample};
+void over_groups(const Operation& operation, const NormInputs& inputs, const NormOptions& options, const TensorView& y,
+                 NormState& state) {
     if (inputs.where) api::fail(operation.name, "where is there, expected it absent");
-    api::Call call = api::begin_forward(operation, inputs, options, y);
+    Call call = api::begin_forward(operation, inputs, options, y);
     api::finish_checks(operation, inputs, y, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     call.backend->forward(call.problem);
 }
 
-void norm_backward(const NormBackwardInputs& inputs, const NormState& state, const NormGradients& gradients) {
-    const api::Operation operation{"norm_backward", Scope::kSample};
+void over_last_axes(const Operation& operation, const NormInputs& inputs, const NormOptions& options,
+                    const TensorView& y, const std::optional<TensorView>& h, NormState& state) {
     if (inputs.where) api::fail(operation.name, "where is there, expected it absent");
-    api::Call call = api::begin_backward(operation, inputs, state);
+    Call call = api::begin_forward(operation, inputs, options, y);
+    api::add_h(operation, inputs, y, h, call);
+    api::finish_checks(operation, inputs, y, {inputs.gamma, inputs.beta, {}, {}}, call, state);
+    call.backend->forward(call.problem);
+}
+
+}  // namespace
+
+std::int64_t group_norm_state_size(const TensorView& x, std::int64_t groups, int axis) {
+    return api::state_size({"group_norm_state_size", Scope::kGroup, groups}, x, axis);
+}
+std::int64_t instance_norm_state_size(const TensorView& x, int axis) {
+    return api::state_size({"instance_norm_state_size", Scope::kGroup, groups_of_instance_norm(x, axis)}, x, axis);
+}
+std::int64_t layer_norm_state_size(const TensorView& x, int axis) {
+    return api::state_size({"layer_norm_state_size", Scope::kLastAxes}, x, axis);
+}
+
+void group_norm(const NormInputs& inputs, std::int64_t groups, const NormOptions& options, const TensorView& y,
+                NormState& state) {
+    over_groups({"group_norm", Scope::kGroup, groups}, inputs, options, y, state);
+}
+
+void instance_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y, NormState& state) {
+    const std::int64_t groups = groups_of_instance_norm(inputs.x, options.axis);
+    over_groups({"instance_norm", Scope::kGroup, groups}, inputs, options, y, state);
+}
+
+void layer_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y,
+                const std::optional<TensorView>& h, NormState& state) {
+    over_last_axes({"layer_norm", Scope::kLastAxes}, inputs, options, y, h, state);
+}
+
+void rms_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y,
+              const std::optional<TensorView>& h, NormState& state) {
+    if (inputs.beta) api::fail("rms_norm", "beta is there, expected it absent");
+    over_last_axes({"rms_norm", Scope::kLastAxes, 0, Centre::kZero}, inputs, options, y, h, state);
+}
+
+void norm_backward(const NormBackwardInputs& inputs, const NormState& state, const NormGradients& gradients) {
+    const Operation operation{"norm_backward", state.scope, state.groups, state.centre};
+    if (state.scope == Scope::kBatch) api::fail(operation.name, "state is that of a batch norm, expected another's");
+    if (inputs.where) api::fail(operation.name, "where is there, expected it absent");
+    Call call = api::begin_backward(operation, inputs, state);
     api::add_gradients(operation, inputs, gradients, call);
     call.backend->backward(call.problem);
 }

@@ -32,7 +32,7 @@ void for_each_box(const Binding& binding, std::int64_t elements, const Body& bod
 // The order in which a call with dropout counts elements: that of its mask. Without, it is the order of memory.
 Layout walked_layout(const NormProblem& problem) {
     if (!problem.epilogue.has_dropout()) return problem.layout;
-    return index_layout(problem.x, problem.layout.channel_axis, problem.layout.scope);
+    return index_layout(problem.x, problem.layout.axes);
 }
 
 NormProblem without_results(const NormProblem& problem) {
@@ -63,7 +63,10 @@ ChannelValues values_of(const std::optional<TensorView>& view, double absent, do
     values.out = out;
     if (!view) return values;
     values.source = view->data;
-    values.stride = view->strides[0];
+    values.stride = view->ndim == 0 ? 0 : view->strides[view->ndim - 1];
+    for (int d = view->ndim - 1; d > 0; --d) {
+        if (view->strides[d - 1] != view->strides[d] * view->shape[d]) values.view = &*view;
+    }
     values.is_double = view->dtype == DType::kFloat64;
     return values;
 }
@@ -212,13 +215,17 @@ void add_samples(const double* of_statistics, std::int64_t samples, std::int64_t
 
 void backward_boxes(const NormProblem& problem, const std::optional<TotalSums>& total) {
     const StandardArithmetic arithmetic;
-    const std::int64_t statistics = problem.layout.statistics(), parameters = problem.numbers.parameters;
+    const std::int64_t channels = problem.layout.channels(), parameters = problem.numbers.parameters;
     const StatisticsAre kind = problem.constant_statistics ? StatisticsAre::kConstant : StatisticsAre::kOfX;
     Binding binding(problem, walked_layout(problem), Walk::kSumming);
     Scratch scratch;
-    const bool a_sample_each = problem.layout.scope == Scope::kSample;
+    const bool a_sample_each = problem.layout.boxes_are_samples();
     ParameterGradients out{problem.dgamma, problem.dbeta};
-    if (a_sample_each) out = {scratch.take<double>(statistics), scratch.take<double>(statistics)};
+    if (problem.layout.parameters == ParameterMap::kAlongInner) {
+        cpu::backward_along(binding.problem(0), binding.statistics(0), out);
+        return binding.finish();
+    }
+    if (a_sample_each) out = {scratch.take<double>(channels), scratch.take<double>(channels)};
     for_each_box(binding, problem.layout.elements(), [&](std::int64_t box) {
         const BoundProblem part = binding.problem(box);
         const std::int64_t first = box * part.geometry.channels;

@@ -1,6 +1,8 @@
 // A normalization call bound to memory: its tensors as operands, and the boxes of its layout as problems of their own.
 #include "cpu/binding.h"
 
+#include "cpu/parameters.h"
+
 namespace bnfast::cpu {
 
 Binding::Binding(const NormProblem& problem, const Layout& layout, Walk walk)
@@ -13,10 +15,13 @@ Binding::Binding(const NormProblem& problem, const Layout& layout, Walk walk)
         Use use;
     };
     const auto pointer = [](const std::optional<TensorView>& view) { return view ? &*view : nullptr; };
-    const Tensor tensors[] = {{&BoundProblem::x, &problem.x, Use::kRead},
+    const Tensor tensors[] = {{problem.h ? &BoundProblem::input : &BoundProblem::x, &problem.x, Use::kRead},
+                              {&BoundProblem::input_residual, pointer(problem.prologue.residual), Use::kRead},
+                              {&BoundProblem::x, pointer(problem.h), Use::kWrite},
                               {&BoundProblem::residual, pointer(epilogue.residual), Use::kRead},
                               {&BoundProblem::y, pointer(problem.y), Use::kWrite},
                               {&BoundProblem::dy, pointer(problem.dy), Use::kRead},
+                              {&BoundProblem::dh, pointer(problem.dh), Use::kRead},
                               {&BoundProblem::dx, pointer(problem.dx), Use::kWrite},
                               {&BoundProblem::dresidual, pointer(problem.dresidual), Use::kWrite}};
     if (problem.where) where_ = pack_where(*problem.where, problem.x, layout);
@@ -29,6 +34,11 @@ Binding::Binding(const NormProblem& problem, const Layout& layout, Walk walk)
     layout_.geometry.flat = flat;
     first_.dtype = problem.x.dtype;
     first_.geometry = layout_.geometry;
+    first_.share = layout.share;
+    first_.centre = problem.centre;
+    first_.prologue.used = problem.prologue.used;
+    first_.prologue.dropout = problem.prologue.dropout;
+    first_.prologue.dropout_scale = problem.prologue.dropout_scale;
     first_.where = where_.bits;
     first_.activation = epilogue.activation;
     first_.activation_slope = epilogue.activation_slope;
@@ -40,6 +50,7 @@ Binding::Binding(const NormProblem& problem, const Layout& layout, Walk walk)
     for (const Tensor& tensor : tensors) {
         if (tensor.view != nullptr) bind(tensor.operand, *tensor.view, tensor.use);
     }
+    if (layout.parameters == ParameterMap::kAlongInner) first_.along = parameters_along(scratch_, problem);
     merge_boxes();
     first_.all_channels = first_.geometry.channels;
 }
@@ -90,6 +101,7 @@ Statistics Binding::statistics(std::int64_t box) const {
     all.gamma = state.gamma();
     all.beta = state.beta();
     all.parameters = state.parameters;
+    all.share = first_.share;
     return all.from(box * first_.geometry.channels);
 }
 

@@ -3,6 +3,7 @@
 
 #include "cpu/bound_problem.h"
 #include "cpu/packing.h"
+#include "cpu/scratch.h"
 #include "problem/norm_problem.h"
 
 namespace bnfast::cpu {
@@ -32,6 +33,7 @@ class Binding {
     const NormProblem& problem_;
     Layout layout_;
     PackedWhere where_;
+    Scratch scratch_;     // parameters along inner elements
     BoundProblem first_;  // of box 0
     std::int64_t boxes_;
     // What is bound: to which operand, and from where.
@@ -39,7 +41,7 @@ class Binding {
         Operand BoundProblem::* operand;
         PackedTensor tensor;
     };
-    static constexpr int kMostTensors = 6;  // x, residual, y, dy, dx and dresidual
+    static constexpr int kMostTensors = 6;  // of a call; no call has all operands
     Bound bound_[kMostTensors];
     int count_ = 0;
 };

@@ -1,8 +1,6 @@
 // The blocks of the summation tree on the CPU: how many elements each has, and memory for their results.
 #include "cpu/blocks.h"
 
-#include <initializer_list>
-
 #include "numerics/blocks.h"
 
 namespace bnfast::cpu {
@@ -11,9 +9,9 @@ BoundProblem channel_range(const BoundProblem& problem, std::int64_t begin, std:
     BoundProblem part = problem;
     part.geometry.channels = end - begin;
     part.first_channel += begin;
+    part.along.first += begin;
     const std::int64_t item = item_size(problem.dtype);
-    for (Operand BoundProblem::* operand : {&BoundProblem::x, &BoundProblem::residual, &BoundProblem::y,
-                                            &BoundProblem::dy, &BoundProblem::dx, &BoundProblem::dresidual}) {
+    for (Operand BoundProblem::* operand : kOperands) {
         Operand& tensor = part.*operand;
         if (tensor.data != nullptr)
             tensor.data = static_cast<char*>(tensor.data) + begin * tensor.channel_stride * item;

@@ -11,11 +11,24 @@
 
 namespace bnfast::cpu {
 
+// What stands before the norm. Forward: x, which the norm reads, is first written, as residual + dropout(input).
+// Backward: dx is made from the gradient at x by the same dropout.
+struct BoundPrologue {
+    bool used = false;
+    DropoutMask dropout{0, 0, kKeepAll};
+    double dropout_scale = 1.0;
+};
+
 // The operands that a call does not have hold no data.
 struct BoundProblem {
     DType dtype = DType::kFloat32;
     Geometry geometry;
-    Operand x, residual, y, dy, dx, dresidual;
+    std::int64_t share = 1;  // neighbouring channels of one statistic
+    AlongInner along;
+    Centre centre = Centre::kMean;
+    BoundPrologue prologue;
+    Operand input, input_residual;  // of the prologue
+    Operand x, residual, y, dy, dh, dx, dresidual;
     WhereBits where;
     Activation activation = Activation::kNone;
     double activation_slope = 0.01;
@@ -32,12 +45,22 @@ struct BoundProblem {
     bool has_dropout() const { return dropout.keep != kKeepAll; }
     // Backward needs the residual only to recompute the pre-activation.
     bool backward_reads_residual() const { return has_residual() && activation != Activation::kNone; }
+    std::int64_t statistics() const { return geometry.channels / share; }
     std::int64_t elements() const { return geometry.outer * geometry.channels * geometry.inner; }
     std::int64_t channel_elements() const { return geometry.outer * geometry.inner; }
 };
 
-// The float64 numbers of a box's statistics, an entry each, and the parameters of all of them: entry i has the gamma
-// and beta of number (first + i) % parameters.
+// The operands of a problem, for what is to be done to each of them.
+constexpr Operand BoundProblem::* kOperands[] = {
+    &BoundProblem::input,     &BoundProblem::input_residual,
+    &BoundProblem::x,         &BoundProblem::residual,
+    &BoundProblem::y,         &BoundProblem::dy,
+    &BoundProblem::dh,        &BoundProblem::dx,
+    &BoundProblem::dresidual,
+};
+
+// The float64 numbers of a box's statistics, an entry each, and the parameters of all channels: channel c has the gamma
+// and beta of number (first + c) % parameters.
 struct Statistics {
     double* count = nullptr;
     double* mean = nullptr;
@@ -48,13 +71,14 @@ struct Statistics {
     const double* beta = nullptr;
     std::int64_t first = 0;
     std::int64_t parameters = 1;
+    std::int64_t share = 1;  // channels of one statistic
 
-    // Those from entry `channel` on.
+    // Those from a channel on, which is the first one of its statistic.
     Statistics from(std::int64_t channel) const {
         Statistics part = *this;
         for (double* Statistics::* row :
              {&Statistics::count, &Statistics::mean, &Statistics::mean_low, &Statistics::m2, &Statistics::invstd}) {
-            part.*row += channel;
+            part.*row += channel / share;
         }
         part.first += channel;
         return part;

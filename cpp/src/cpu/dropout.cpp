@@ -88,18 +88,20 @@ Layout layout_of(const DropoutProblem& problem) {
     Geometry& g = layout.geometry;
     g.outer = 1;
     if (runs.first_dim == 0) {
+        layout.channel_dims.push_back(0);
         g.channels = runs.length;
         g.inner = 1;
         g.rows = true;
         return layout;
     }
-    layout.channel_axis = runs.first_dim - 1;
-    for (int d = 0; d < layout.channel_axis; ++d) {
+    const int channel_axis = runs.first_dim - 1;
+    layout.channel_dims.push_back(channel_axis);
+    for (int d = 0; d < channel_axis; ++d) {
         layout.outer_dims.push_back(d);
         g.outer *= problem.x.shape[d];
     }
     for (int d = runs.first_dim; d < problem.x.ndim; ++d) layout.inner_dims.push_back(d);
-    g.channels = problem.x.shape[layout.channel_axis];
+    g.channels = problem.x.shape[channel_axis];
     g.inner = runs.length;
     return layout;
 }

@@ -14,7 +14,7 @@ namespace {
 
 // Calls f(x) for each element of a channel that takes part, in the order of memory.
 template <class F>
-void for_each_element(const BoundProblem& problem, std::int64_t channel, F f) {
+void for_each_of_channel(const BoundProblem& problem, std::int64_t channel, F f) {
     const Geometry& g = problem.geometry;
     const std::int64_t lines = g.rows ? 1 : g.outer, length = g.rows ? g.outer : g.inner;
     const std::int64_t stride = g.rows ? problem.x.outer_stride : 1;
@@ -27,11 +27,18 @@ void for_each_element(const BoundProblem& problem, std::int64_t channel, F f) {
     }
 }
 
-// The exponent of the largest deviation from the first element; false where there is none, or x is not finite.
-bool exponent_of(const BoundProblem& problem, std::int64_t channel, int& exponent) {
-    bool finite = true, any = false;
+template <class F>
+void for_each_element(const BoundProblem& problem, std::int64_t statistic, F f) {
+    const std::int64_t first = statistic * problem.share;
+    for (std::int64_t c = first; c < first + problem.share; ++c) for_each_of_channel(problem, c, f);
+}
+
+// The exponent of the largest deviation from the first element (or from zero, where deviations are from there); false
+// where there is none, or x is not finite.
+bool exponent_of(const BoundProblem& problem, std::int64_t statistic, int& exponent) {
+    bool finite = true, any = problem.centre == Centre::kZero;
     double first = 0.0, most = 0.0;
-    for_each_element(problem, channel, [&](double x) {
+    for_each_element(problem, statistic, [&](double x) {
         if (!any) first = x / 2;  // halves: the difference of large numbers of both signs is finite
         any = true;
         finite = finite && std::isfinite(x);
@@ -85,20 +92,21 @@ class Pieces {
     Measured all_;
 };
 
-void measure_again(const BoundProblem& problem, std::int64_t channel, const Statistics& s) {
+void measure_again(const BoundProblem& problem, std::int64_t statistic, const Statistics& s) {
     int exponent = 0;
-    if (!exponent_of(problem, channel, exponent)) return;
+    if (!exponent_of(problem, statistic, exponent)) return;
     const double factor = std::scalbn(1.0, -exponent);
     Pieces pieces;
-    for_each_element(problem, channel, [&](double x) { pieces.add(x * factor); });
-    const Measured scaled = pieces.finish();
-    if (numerics::squares_too_large(s.m2[channel])) {
+    for_each_element(problem, statistic, [&](double x) { pieces.add(x * factor); });
+    Measured scaled = pieces.finish();
+    if (problem.centre == Centre::kZero) scaled.moments = numerics::about_zero(scaled.moments, scaled.count);
+    if (numerics::squares_too_large(s.m2[statistic])) {
         const auto [mean, mean_low, m2] = numerics::scaled_back(scaled.moments, exponent);
-        s.mean[channel] = mean;
-        s.mean_low[channel] = mean_low;
-        s.m2[channel] = m2;
+        s.mean[statistic] = mean;
+        s.mean_low[statistic] = mean_low;
+        s.m2[statistic] = m2;
     }
-    s.invstd[channel] =
+    s.invstd[statistic] =
         numerics::invstd_of_scaled(scaled.moments.m2, scaled.count, exponent, problem.eps, problem.eps_placement);
 }
 
@@ -106,14 +114,14 @@ void measure_again(const BoundProblem& problem, std::int64_t channel, const Stat
 
 void measure_extremes(const BoundProblem& problem, const Statistics& statistics) {
     if (problem.dtype != DType::kFloat64 || problem.elements() == 0) return;
-    const std::int64_t channels = problem.geometry.channels;
+    const std::int64_t statistics_count = problem.statistics();
     Scratch scratch;
-    std::int64_t* const found = scratch.take<std::int64_t>(channels);
+    std::int64_t* const found = scratch.take<std::int64_t>(statistics_count);
     std::int64_t count = 0;
-    for (std::int64_t c = 0; c < channels; ++c) {
-        const double m2 = statistics.m2[c];
-        const bool low = numerics::squares_too_small(m2, statistics.count[c], problem.eps, problem.eps_placement);
-        if (numerics::squares_too_large(m2) || low) found[count++] = c;
+    for (std::int64_t i = 0; i < statistics_count; ++i) {
+        const double m2 = statistics.m2[i];
+        const bool low = numerics::squares_too_small(m2, statistics.count[i], problem.eps, problem.eps_placement);
+        if (numerics::squares_too_large(m2) || low) found[count++] = i;
     }
     parallel_for(count, useful_threads(problem.elements()),
                  [&](std::int64_t k) { measure_again(problem, found[k], statistics); });

@@ -43,4 +43,7 @@ enum class StatisticsAre { kConstant, kOfX };
 void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAre kind,
               const std::optional<TotalSums>& total, const ParameterGradients& out);
 
+// The same where parameters lie along the inner elements: dgamma and dbeta have an entry for each of them.
+void backward_along(const BoundProblem& problem, const Statistics& saved, const ParameterGradients& out);
+
 }  // namespace bnfast::cpu

@@ -1,7 +1,6 @@
 // Backward, in two sweeps: one sums, one writes. Groups of channels stay in a core's cache between the two, or each
 // sweep is one of the whole.
 #include <algorithm>
-#include <vector>
 
 #include "cpu/blocks.h"
 #include "cpu/coefficients.h"
@@ -11,7 +10,6 @@
 #include "numerics/blocks.h"
 
 namespace bnfast::cpu {
-namespace {
 
 BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, const ChannelCoefficients& coefficients,
                            bool streaming, std::int64_t fetch_channels) {
@@ -24,6 +22,7 @@ BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, co
     task.dx = problem.dx;
     task.dresidual = problem.dresidual;
     task.affine = coefficients.affine();
+    task.along = problem.along;
     task.gradient = coefficients.gradient();
     task.centre = coefficients.centre();
     task.where = problem.where;
@@ -34,6 +33,8 @@ BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, co
     task.sums = sums_of(problem);
     return task;
 }
+
+namespace {
 
 void sums_here(const BoundProblem& problem, const Blocks& blocks, const ChannelCoefficients& coefficients,
                const OwnSums& out) {
@@ -84,8 +85,7 @@ void gradient_sums(const BoundProblem& problem, const Statistics& saved, const O
     const ChannelCoefficients coefficients(scratch, problem, saved);
     const Blocks blocks = numerics::cut_blocks(problem.geometry);
     sums_together(problem, blocks, cut_blocks_into_tasks(problem, blocks, threads), coefficients, threads, out);
-    const std::vector<double> one(static_cast<std::size_t>(problem.geometry.channels), 1.0);
-    coefficients.undo_prescale(problem, out.dz_xmu, one.data(), out.dz_xmu);
+    coefficients.undo_prescale(problem, out.dz_xmu, out.dz_xmu);
 }
 
 void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAre kind,
@@ -108,10 +108,15 @@ void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAr
         // Of dz, and of dz * (x - mean) * prescale.
         const OwnSums own{scratch.take<double>(padded(end - begin)), scratch.take<double>(padded(end - begin))};
         sum(group, sweep, coefficients, own);
-        const TotalSums of_batch = total ? total->from(begin) : TotalSums{statistics.count, own.dz, own.dz_xmu};
-        coefficients.add_gradient(group, statistics, kind, of_batch, !total);
         std::copy_n(own.dz, end - begin, out.dbeta + begin);
-        coefficients.undo_prescale(group, own.dz_xmu, statistics.invstd, out.dgamma + begin);
+        coefficients.times_invstd(group, own.dz_xmu, out.dgamma + begin);
+        if (is_weighted(group)) {
+            coefficients.undo_prescale(group, own.dz_xmu, own.dz_xmu);
+            coefficients.add_gradient(group, kind, coefficients.total_of_statistics(scratch, group, own), false);
+        } else {
+            const TotalSums of_batch = total ? total->from(begin) : TotalSums{statistics.count, own.dz, own.dz_xmu};
+            coefficients.add_gradient(group, kind, of_batch, !total);
+        }
         BackwardTask task =
             backward_task(group, blocks, coefficients, streaming, grouping.next_to_fetch(end, channels));
         task.mask.stored.complete = group.geometry.rows && task.mask.stored.words != nullptr;

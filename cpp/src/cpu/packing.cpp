@@ -78,7 +78,8 @@ bool runs_touch(const TensorView& view, const Layout& layout) {
     const Geometry& g = layout.geometry;
     const std::int64_t item = item_size(view.dtype);
     if (g.rows) return g.outer <= 1 || merge_dims(view, layout.outer_dims).stride == g.channels * item;
-    return g.channels <= 1 || view.strides[layout.channel_axis] == g.inner * item;
+    return g.channels <= 1 || layout.splits_axis ||  // which only whole memory does
+           merge_dims(view, layout.channel_dims).stride == g.inner * item;
 }
 
 void PackedTensor::bind(const TensorView& view, const Layout& layout, Use use) {
@@ -88,13 +89,19 @@ void PackedTensor::bind(const TensorView& view, const Layout& layout, Use use) {
     const Geometry& g = layout.geometry;
     const std::int64_t item = item_size(view.dtype);
     const MergedStride outer = merge_dims(view, layout.outer_dims), inner = merge_dims(view, layout.inner_dims);
-    const std::int64_t channel = view.strides[layout.channel_axis];
-    const std::int64_t sample = layout.scope == Scope::kSample ? view.strides[0] : 0;
-    const bool contiguous =
-        g.rows ? channel == item || g.channels == 1 : g.inner == 1 || (inner.fits && inner.stride == item);
+    MergedStride channels = merge_dims(view, layout.channel_dims);
+    bool contiguous =
+        g.rows ? channels.stride == item || g.channels == 1 : g.inner == 1 || (inner.fits && inner.stride == item);
+    if (layout.splits_axis) {
+        const MergedStride all = merge_dims(view, layout.all_dims());
+        contiguous = all.fits && (all.stride == item || layout.elements() <= 1);
+        channels = {g.inner * item, true};
+    }
+    const std::int64_t channel = channels.stride;
+    const std::int64_t sample = layout.boxes_are_samples() ? view.strides[0] : 0;
     const bool aligned = reinterpret_cast<std::uintptr_t>(view.data) % static_cast<std::uintptr_t>(item) == 0;
     const bool whole_items = outer.stride % item == 0 && channel % item == 0 && sample % item == 0;
-    if (outer.fits && contiguous && aligned && whole_items && (!g.flat || runs_touch(view, layout))) {
+    if (outer.fits && channels.fits && contiguous && aligned && whole_items && (!g.flat || runs_touch(view, layout))) {
         operand_ = {view.data, outer.stride / item, channel / item};
         sample_stride_ = sample / item;
         return;
@@ -114,8 +121,8 @@ PackedWhere pack_where(const TensorView& where, const TensorView& x, const Layou
     // The truth values as a view of bytes with x's shape, one channel, in the layout's order.
     std::int64_t shape[kMaxDims], strides[kMaxDims];
     std::copy_n(x.shape, x.ndim, shape);
-    shape[layout.channel_axis] = 1;
-    broadcast_strides(where, x, layout.channel_axis, strides);
+    shape[layout.axes.axis] = 1;
+    broadcast_strides(where, x, layout.axes.axis, strides);
     TensorView view = where;
     view.ndim = x.ndim;
     view.shape = shape;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "cpu/schedule.h"
+#include "numerics/coefficients.h"
 
 namespace bnfast::cpu {
 namespace {
@@ -19,10 +20,31 @@ void convert(const char* source, std::int64_t stride, std::int64_t n, double* ou
     }
 }
 
+// The address of entry i of a view, counted in C order.
+const char* entry_of(const TensorView& view, std::int64_t i) {
+    const char* p = static_cast<const char*>(view.data);
+    for (int d = view.ndim - 1; d >= 0; --d) {
+        p += i % view.shape[d] * view.strides[d];
+        i /= view.shape[d];
+    }
+    return p;
+}
+
 void fill(const ChannelValues& values, std::int64_t begin, std::int64_t end) {
     double* const out = values.out + begin;
     if (values.source == nullptr) {
         std::fill_n(out, end - begin, values.absent);
+        return;
+    }
+    if (values.view != nullptr) {
+        for (std::int64_t i = begin; i < end; ++i) {
+            const char* const entry = entry_of(*values.view, i);
+            if (values.is_double) {
+                convert<double>(entry, 0, 1, values.out + i);
+            } else {
+                convert<float>(entry, 0, 1, values.out + i);
+            }
+        }
         return;
     }
     const char* const source = static_cast<const char*>(values.source) + begin * values.stride;
@@ -35,7 +57,32 @@ void fill(const ChannelValues& values, std::int64_t begin, std::int64_t end) {
     }
 }
 
+template <class T>
+AlongInner along_of(Scratch& scratch, const NormProblem& problem) {
+    const StateNumbers& numbers = problem.numbers;
+    const std::int64_t inner = problem.layout.geometry.inner;
+    AlongInner along;
+    along.used = true;
+    along.period = inner == 0 ? 1 : numbers.parameters / inner;
+    const auto row = [&](auto value) {
+        T* const values = scratch.take<T>(numbers.parameters + kPadding);
+        for (std::int64_t p = 0; p < numbers.parameters; ++p) values[p] = static_cast<T>(value(p));
+        std::fill_n(values + numbers.parameters, kPadding, T(0));
+        return values;
+    };
+    along.gamma = row([&](std::int64_t p) { return numbers.gamma()[p]; });
+    along.beta = row([&](std::int64_t p) { return numbers.beta()[p]; });
+    if (problem.from_output) {
+        along.inverse = row([&](std::int64_t p) { return numerics::inverse_scale<T>(numbers.gamma()[p]); });
+    }
+    return along;
+}
+
 }  // namespace
+
+AlongInner parameters_along(Scratch& scratch, const NormProblem& problem) {
+    return problem.x.dtype == DType::kFloat64 ? along_of<double>(scratch, problem) : along_of<float>(scratch, problem);
+}
 
 void fill_channels(const ChannelValues* values, int count, std::int64_t channels, std::int64_t elements) {
     constexpr std::int64_t kMany = 4096;  // channels: fewer are not worth a meeting of threads

@@ -119,27 +119,32 @@ namespace {
 Grouping usual_grouping(const BoundProblem& problem, int operands, int threads) {
     const Geometry& g = problem.geometry;
     const std::int64_t item = item_size(problem.dtype);
-    const std::int64_t channel_bytes = g.outer * g.inner * item * operands;
+    // Bytes of the channels of one statistic, which stay together.
+    const std::int64_t channel_bytes = problem.share * g.outer * g.inner * item * operands;
     const std::int64_t cache = private_cache_bytes(), budget = cache * 7 / 8;
-    const std::int64_t all = std::max<std::int64_t>(g.channels, 1);
+    const std::int64_t all = std::max<std::int64_t>(g.channels, 1), statistics = problem.statistics();
     // A channel that fits in no core's cache may still fit in the shared one, if that is near and all threads have one.
-    const bool enough = g.channels >= 2 * threads;
+    const bool enough = statistics >= 2 * threads;
     const bool fits_shared = enough && shared_cache_is_near() && channel_bytes * threads <= shared_cache_bytes() / 4;
     const bool fits_together = channel_bytes <= budget * threads;
     const Grouping all_together{all, true, kFetchAlong};
     if (channel_bytes == 0 || !(fits_shared || fits_together)) return all_together;
     if (g.rows && problem.has_dropout()) return all_together;
     Grouping grouping;
-    if (channel_bytes > budget ? !fits_shared : g.channels < threads) {
+    if (channel_bytes > budget ? !fits_shared : statistics < threads) {
         if (g.rows) return all_together;
         grouping.shared = true;
-        grouping.per_group = std::max<std::int64_t>(1, budget * threads / 2 / channel_bytes);
+        grouping.per_group = std::max<std::int64_t>(1, budget * threads / 2 / channel_bytes) * problem.share;
+    } else if (threads == 1 && problem.elements() <= kSerialElements && !g.rows) {
+        grouping.per_group = all;  // all of it is in the cache
     } else {
         // Wide enough that every run of memory is several pages long, narrow enough that all threads have several.
-        const std::int64_t wanted = std::min(
-            {kLongestRun / (g.inner * item), budget * 3 / 7 / channel_bytes, channels_per_task(g.channels, threads)});
-        grouping.per_group = std::max<std::int64_t>(wanted, 1);
-        if (g.rows && wanted >= numerics::kLanes) grouping.per_group -= wanted % numerics::kLanes;  // whole vectors
+        const std::int64_t wanted =
+            std::min({kLongestRun / (g.inner * item), budget * 3 / 7 / channel_bytes * problem.share,
+                      channels_per_task(g.channels, threads)});
+        grouping.per_group = whole_statistics(problem, std::max<std::int64_t>(wanted, 1));
+        if (g.rows && problem.share == 1 && wanted >= numerics::kLanes)
+            grouping.per_group -= wanted % numerics::kLanes;  // whole vectors
         // Short planes, and rows, leave a group with runs too short to fetch. A strip of many rows, besides, is spread
         // over few sets of the cache where the stride is a power of two, and does not stay there.
         constexpr std::int64_t kFewRows = 64;
@@ -150,11 +155,15 @@ Grouping usual_grouping(const BoundProblem& problem, int operands, int threads) 
     // pays where L3 is near (Zen 4: a tenth to a fifth). Where it is far, sums keep up with memory, and fetching only
     // delays the streamed stores (Granite Rapids: forward and backward took a sixth longer), unless these wait for the
     // bits of a mask as it is (3 % less).
-    const std::int64_t group_bytes = grouping.per_group * channel_bytes / (grouping.shared ? threads : 1);
+    const std::int64_t group_bytes =
+        grouping.per_group / problem.share * channel_bytes / (grouping.shared ? threads : 1);
     const bool fits = 2 * group_bytes <= cache * 7 / 8;
     const bool makes_mask = operands == 1 && problem.has_dropout();  // forward; backward stores them with the sums
-    const bool from_memory = channel_bytes * g.channels > std::max(cache * threads, 2 * share_of_shared_cache());
-    if (!g.rows && fits && from_memory && (shared_cache_is_near() || makes_mask)) grouping.next = grouping.per_group;
+    const bool from_memory = channel_bytes * statistics > std::max(cache * threads, 2 * share_of_shared_cache());
+    const bool is_there = !problem.prologue.used;  // or the next group's x is yet to be written
+    if (!g.rows && fits && from_memory && is_there && (shared_cache_is_near() || makes_mask)) {
+        grouping.next = grouping.per_group;
+    }
     return grouping;
 }
 
@@ -166,10 +175,23 @@ Grouping group_channels(const BoundProblem& problem, int operands, int threads) 
     const std::int64_t all = std::max<std::int64_t>(problem.geometry.channels, 1);
     const bool whole_rows = problem.geometry.rows && problem.has_dropout();
     grouping.per_group = decide(grouping.per_group, whole_rows ? all : fewest_channels(problem.geometry), all);
+    grouping.per_group = whole_statistics(problem, grouping.per_group);
     grouping.shared = decide(grouping.shared);
     if (grouping.next != kFetchAlong && !problem.geometry.rows) {
         grouping.next = decide(grouping.next > 0) ? grouping.per_group : kFetchNothing;
     }
+    return grouping;
+}
+
+AlongGrouping group_along(const BoundProblem& problem, const ChannelBlocks& blocks, int operands, int threads) {
+    const Geometry& g = problem.geometry;
+    const std::int64_t channel_bytes = std::max<std::int64_t>(g.inner * item_size(problem.dtype) * operands, 1);
+    const std::int64_t budget = private_cache_bytes() / 4;  // beside the sums of the parameters
+    AlongGrouping grouping;
+    grouping.shared = decide(threads > 1 && (blocks.count < threads || channel_bytes > 2 * budget));
+    constexpr std::int64_t kAtOnce = 4;  // channels that the kernels take together
+    const std::int64_t fit = std::max<std::int64_t>(budget / channel_bytes / kAtOnce, 1) * kAtOnce;
+    grouping.channels = decide(std::min(fit, blocks.channels), 1, blocks.channels);
     return grouping;
 }
 

@@ -39,6 +39,11 @@ void for_each_range(std::int64_t channels, std::int64_t step, int threads, const
 // Channels whose blocks are merged by one task of a two-sweep call: short enough to share, long enough to vectorise.
 std::int64_t channels_merged_together();
 
+// Channels as they are shared out, rounded up to those of whole statistics.
+inline std::int64_t whole_statistics(const BoundProblem& problem, std::int64_t channels) {
+    return (channels + problem.share - 1) / problem.share * problem.share;
+}
+
 // How the channels of a tensor are grouped. A group is measured and then normalised while it is in the caches.
 struct Grouping {
     std::int64_t per_group = 1;         // channels
@@ -52,6 +57,14 @@ struct Grouping {
 };
 // `operands` is the number of tensors that are read.
 Grouping group_channels(const BoundProblem& problem, int operands, int threads);
+
+// How backward goes where parameters lie along the inner elements: all threads sum over all channels and then write dx,
+// or each takes blocks of channels (numerics/blocks.h), so many of their channels at once while they are in its cache.
+struct AlongGrouping {
+    bool shared = false;
+    std::int64_t channels = 1;
+};
+AlongGrouping group_along(const BoundProblem& problem, const ChannelBlocks& blocks, int operands, int threads);
 
 // Whether threads that only normalise should each have channels of their own, too: where coefficients take as long as
 // the elements, or runs are long.

@@ -22,6 +22,15 @@ struct AffineMap {
     BNFAST_INLINE V undo(V z) const { return (z - shift) * inverse; }
 };
 
+// gamma and beta by themselves, where they are not those of a channel: the affine map is then that of gamma 1 and beta
+// 0, and these come behind it.
+template <class V>
+struct ScaleAndShift {
+    V gamma, beta;
+
+    BNFAST_INLINE V apply(V normalised) const { return normalised * gamma + beta; }
+};
+
 template <class V>
 BNFAST_INLINE V gradient_at_input(V dz, V centred, V mean_dz, V projection, V dx_scale) {
     return ((dz - mean_dz) - centred * projection) * dx_scale;

@@ -12,7 +12,8 @@
 
 namespace bnfast {
 
-// x as outer runs of channels of inner contiguous elements. rows: inner is 1 and the channels are contiguous.
+// x as outer runs of channels of inner contiguous elements. rows: inner is 1 and the channels are contiguous. A channel
+// is what is measured by itself and has one set of coefficients; problem/layout.h says which share a statistic.
 struct Geometry {
     std::int64_t outer = 0;
     std::int64_t channels = 0;
@@ -33,6 +34,13 @@ struct Blocks {
 // The part of a channel that a block is: outer indices [outer_begin, outer_end), elements [inner_begin, inner_end).
 struct BlockSpan {
     std::int64_t outer_begin, outer_end, inner_begin, inner_end;
+};
+
+// Where parameters lie along the inner elements, dgamma and dbeta are sums over channels: within a block of
+// neighbouring channels one after the other, and the blocks along the tree.
+struct ChannelBlocks {
+    std::int64_t count = 0;
+    std::int64_t channels = 0;  // of a block
 };
 
 namespace BNFAST_NUMERICS {
@@ -81,6 +89,13 @@ BNFAST_INLINE BlockSpan span_of(const Geometry& geometry, const Blocks& blocks, 
     const std::int64_t begin = b * blocks.outer_per_block;
     const std::int64_t end = begin + blocks.outer_per_block;
     return {begin, end < geometry.outer ? end : geometry.outer, 0, geometry.inner};
+}
+
+BNFAST_INLINE ChannelBlocks cut_channels(std::int64_t channels) {
+    constexpr std::int64_t kFewest = 32, kMostBlocks = 64;  // enough to share, few enough to merge
+    const std::int64_t even = (channels + kMostBlocks - 1) / kMostBlocks;
+    const std::int64_t each = even < kFewest ? kFewest : even;
+    return {(channels + each - 1) / each, each};
 }
 
 }  // namespace BNFAST_NUMERICS

@@ -55,4 +55,10 @@ BNFAST_INLINE PartMoments<V> merged(const PartMoments<V>& a, const PartMoments<V
     return {mean, low - (mean - sum.high), (a.m2 + b.m2) + delta * step * V(count_a)};
 }
 
+// Deviations from zero in place of the mean.
+template <class V>
+BNFAST_INLINE PartMoments<V> about_zero(const PartMoments<V>& moments, V count) {
+    return {V(0), V(0), moments.m2 + count * (moments.mean * moments.mean)};
+}
+
 }  // namespace bnfast::BNFAST_NUMERICS

@@ -1,6 +1,8 @@
-// Shape, strides and channel axis become a Geometry: which elements share a statistic, and in what order they lie.
+// Shape, strides and axes become a Geometry: which elements share a statistic and parameters, and in what order they
+// lie.
 #include "problem/layout.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "bnfast/layout.h"
@@ -8,29 +10,66 @@
 namespace bnfast {
 namespace {
 
-// The layout of x whose dimensions stand in the given order, slowest first.
-Layout layout_in_order(const TensorView& x, int axis, Scope scope, const unsigned char* order) {
+// The layout of x over channels, whose dimensions stand in the given order, slowest first.
+Layout channel_layout(const TensorView& x, const NormAxes& axes, const unsigned char* order) {
     Layout layout;
-    layout.channel_axis = axis;
-    layout.scope = scope;
+    layout.axes = axes;
+    layout.channel_dims.push_back(axes.axis);
     Geometry& geometry = layout.geometry;
-    const bool one_channel = x.shape[axis] == 1;
+    const bool one_channel = x.shape[axes.axis] == 1;
     bool inside = one_channel;  // it has no place among the others: all of it is one plane
     geometry.outer = geometry.inner = 1;
     for (int k = 0; k < x.ndim; ++k) {
         const int d = order[k];
-        if (scope == Scope::kSample && d == 0) {
+        if (axes.scope == Scope::kGroup && d == 0) {
             layout.samples = x.shape[0];
-        } else if (d == axis) {
+        } else if (d == axes.axis) {
             inside = true;
         } else if (x.shape[d] != 1) {
             (inside ? layout.inner_dims : layout.outer_dims).push_back(d);
             (inside ? geometry.inner : geometry.outer) *= x.shape[d];
         }
     }
-    geometry.channels = x.shape[axis];
+    geometry.channels = x.shape[axes.axis];
     geometry.rows = layout.inner_dims.empty() && !one_channel;
+    if (axes.scope == Scope::kGroup) layout.share = std::max<std::int64_t>(geometry.channels / axes.groups, 1);
     return layout;
+}
+
+// A channel for each index of the dimensions before `axes.axis`, and the others as its inner elements.
+Layout row_layout(const TensorView& x, const NormAxes& axes) {
+    Layout layout;
+    layout.axes = axes;
+    layout.parameters = ParameterMap::kAlongInner;
+    Geometry& geometry = layout.geometry;
+    geometry.outer = geometry.channels = geometry.inner = 1;
+    for (int d = 0; d < x.ndim; ++d) {
+        (d < axes.axis ? layout.channel_dims : layout.inner_dims).push_back(d);
+        (d < axes.axis ? geometry.channels : geometry.inner) *= x.shape[d];
+    }
+    return layout;
+}
+
+// Whether groups are of several channels of one element each: as planes, each would have a statistic to merge.
+bool groups_are_rows(const TensorView& x, const NormAxes& axes) {
+    if (axes.scope != Scope::kGroup || x.shape[axes.axis] <= axes.groups) return false;
+    for (int d = 1; d < x.ndim; ++d) {
+        if (d != axes.axis && x.shape[d] != 1) return false;
+    }
+    return true;
+}
+Layout group_layout(const TensorView& x, const NormAxes& axes) {
+    Layout layout = row_layout(x, {Scope::kLastAxes, axes.axis, 0});
+    layout.axes = axes;
+    layout.splits_axis = true;
+    layout.geometry.channels *= axes.groups;
+    layout.geometry.inner /= axes.groups;
+    return layout;
+}
+
+Layout layout_in_order(const TensorView& x, const NormAxes& axes, const unsigned char* order) {
+    if (axes.scope == Scope::kLastAxes) return row_layout(x, axes);
+    return groups_are_rows(x, axes) ? group_layout(x, axes) : channel_layout(x, axes, order);
 }
 
 }  // namespace
@@ -60,23 +99,23 @@ void memory_order(const TensorView& view, unsigned char* dims) {
 
 Dims Layout::all_dims() const {
     Dims dims;
-    if (scope == Scope::kSample) dims.push_back(0);
+    if (boxes_are_samples()) dims.push_back(0);
     dims.append(outer_dims);
-    dims.push_back(channel_axis);
+    dims.append(channel_dims);
     dims.append(inner_dims);
     return dims;
 }
 
-Layout memory_layout(const TensorView& x, int axis, Scope scope) {
+Layout memory_layout(const TensorView& x, const NormAxes& axes) {
     unsigned char order[kMaxDims];
     memory_order(x, order);
-    return layout_in_order(x, axis, scope, order);
+    return layout_in_order(x, axes, order);
 }
 
-Layout index_layout(const TensorView& x, int axis, Scope scope) {
+Layout index_layout(const TensorView& x, const NormAxes& axes) {
     unsigned char order[kMaxDims];
     for (int d = 0; d < x.ndim; ++d) order[d] = static_cast<unsigned char>(d);
-    return layout_in_order(x, axis, scope, order);
+    return layout_in_order(x, axes, order);
 }
 
 std::int64_t elements_of(const TensorView& view) {

@@ -22,15 +22,28 @@ struct Epilogue {
     bool has_dropout() const { return dropout.keep != kKeepAll; }
 };
 
+// What stands before the norm: h = residual + dropout(x) is normalised in place of x. Backward: dx is the gradient at h
+// behind the same dropout.
+struct Prologue {
+    bool used = false;
+    std::optional<TensorView> residual;
+    DropoutMask dropout{0, 0, kKeepAll};
+    double dropout_scale = 1.0;
+};
+
 // The tensors that a call does not have are absent. Whatever is there has been checked: shapes and dtypes fit x.
 struct NormProblem {
-    TensorView x;
+    TensorView x;                 // backward: h, where forward had a prologue
+    std::optional<TensorView> h;  // forward writes it, where it has a prologue
     std::optional<TensorView> where;
-    std::optional<TensorView> y;                  // forward writes it
-    std::optional<TensorView> dy, dx, dresidual;  // backward reads dy and writes the others
-    Layout layout;                                // of x in the order of memory
+    std::optional<TensorView> y;              // forward writes it
+    std::optional<TensorView> dy, dh;         // backward reads them: dh is added to the gradient at x
+    std::optional<TensorView> dx, dresidual;  // backward writes them
+    Layout layout;                            // of x in the order of memory
+    Centre centre = Centre::kMean;
     double eps = 1e-5;
     EpsPlacement eps_placement = EpsPlacement::kVar;
+    Prologue prologue;
     Epilogue epilogue;
     bool from_output = false;          // backward: x holds y, which forward wrote over it
     bool constant_statistics = false;  // backward: mean and var do not depend on x

@@ -82,11 +82,15 @@ class GeneralLoop {
     ActivationFunctions<T> functions_;
 };
 
+template <class Task>
+BNFAST_INLINE bool can_be_plain(const Task& task) {
+    return task.where.bits == nullptr && !task.affine.prescaled && !task.activation.from_output;
+}
 // Calls f with the loop for the task.
 template <class T, class Task, class F>
 BNFAST_INLINE void with_loop(const Task& task, F f) {
     const cpu::ActivationCall& call = task.activation;
-    const bool plain = task.where.bits == nullptr && !task.affine.prescaled && !call.from_output;
+    const bool plain = can_be_plain(task);
     if (plain && call.activation == Activation::kNone) {
         return task.mask.used ? f(PlainLoop<T, Identity<T>, true>{}) : f(PlainLoop<T, Identity<T>, false>{});
     }
@@ -94,6 +98,14 @@ BNFAST_INLINE void with_loop(const Task& task, F f) {
         return task.mask.used ? f(PlainLoop<T, Relu<T>, true>{}) : f(PlainLoop<T, Relu<T>, false>{});
     }
     f(GeneralLoop<T>(call));
+}
+// The same where parameters lie along the inner elements. Most of those norms have nothing behind them.
+template <class T, class Task, class F>
+BNFAST_INLINE void with_loop_along(const Task& task, F f) {
+    if (can_be_plain(task) && task.activation.activation == Activation::kNone && !task.mask.used) {
+        return f(PlainLoop<T, Identity<T>, false>{});
+    }
+    f(GeneralLoop<T>(task.activation));
 }
 // The coefficients and where bits of a task, known to have none if its loop is plain.
 template <bool kPlain>

@@ -1,6 +1,8 @@
 // Gradients (Ioffe & Szegedy 2015, section 3): with dz the gradient at the affine's output,
 //   dx = gamma * invstd * (dz - mean(dz) - (x - mean) * projection),  dresidual = dz,
-// where the projection is invstd^2 * mean(dz * (x - mean)).
+// where the projection is invstd^2 * mean(dz * (x - mean)). Where one statistic serves several gammas, dz * gamma takes
+// the place of dz, and 1 that of gamma (Ba, Kiros & Hinton 2016; Wu & He 2018). dh, the gradient that reaches x by
+// another way, is added to dx.
 #pragma once
 
 #include "cpu/kernels/gradient_sums.h"
@@ -11,28 +13,30 @@ namespace BNFAST_TARGET {
 template <class T>
 struct BackwardCoefficients {
     Affine<T> affine;
-    Vec<T> mean_dz, projection, dx_scale;
+    Vec<T> mean_dz, projection, dx_scale, weight;
 };
 
 template <class T>
 BNFAST_INLINE BackwardCoefficients<T> blend(Mask<T> mask, const BackwardCoefficients<T>& a,
                                             const BackwardCoefficients<T>& b) {
     return {blend(mask, a.affine, b.affine), select(mask, a.mean_dz, b.mean_dz),
-            select(mask, a.projection, b.projection), select(mask, a.dx_scale, b.dx_scale)};
+            select(mask, a.projection, b.projection), select(mask, a.dx_scale, b.dx_scale),
+            select(mask, a.weight, b.weight)};
 }
 
-template <class S>
+template <class S, bool kAlongInner>
 struct BackwardRun {
-    GradientRun<S> inputs;
+    GradientRun<S, kAlongInner> inputs;
+    const S* dh;
     S *dx, *dresidual;
     WhereRun where;
 };
 
 template <class S, class Loop>
 void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile& shared_tile) {
-    constexpr bool kRows = Loop::kRows, kPlain = Loop::kPlain;
+    constexpr bool kRows = Loop::kRows, kAlongInner = Loop::kAlongInner, kPlain = Loop::kPlain;
     using T = Compute<S>;
-    using Run = BackwardRun<S>;
+    using Run = BackwardRun<S, kAlongInner>;
     // Copies that no store can be suspected of changing.
     const Loop loop = shared_loop;
     const Tile tile = shared_tile;
@@ -56,15 +60,15 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
     const bool in_cache = !streaming && task.dx.data != task.dy.data;  // in place, nothing is streamed, however large
     MaskWindow window(task.mask, g);
     const Dropper<T> dropper(window, task.mask, g);
-    const bool is_dense = !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
+    const bool is_dense = !kAlongInner && !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
     const std::int64_t portion = portion_of<Loop>(task.mask);
     const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
         g, tile, is_dense, together, portion,
         [&](const Position& p) __attribute__((always_inline)) {
-            return Run{open_inputs<S>(task, dropper.index, p), at<S>(task.dx, p), at_if_any<S>(task.dresidual, p),
-                       open_where<kRows>(where, p)};
+            return Run{open_inputs<S, kAlongInner>(task, dropper.index, p), at_if_any<S>(task.dh, p), at<S>(task.dx, p),
+                       at_if_any<S>(task.dresidual, p), open_where<kRows>(where, p)};
         },
         [&](const Run& run) __attribute__((always_inline)) { return streaming || together ? head_of(run.dx) : 0; },
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
@@ -76,7 +80,8 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
                 return kRows ? row_coefficient<T>(values, c) : plane_coefficient<T>(values, c);
             };
             return BackwardCoefficients<T>{load_affine<T, kRows>(affine, c), get(gradient.mean_dz),
-                                           get(gradient.projection), get(gradient.dx_scale)};
+                                           get(gradient.projection), get(gradient.dx_scale),
+                                           gradient.weighted ? get(gradient.weight) : Vec<T>(1)};
         },
         [&](const Run& run, std::int64_t begin, std::int64_t n, auto walk) __attribute__((always_inline)) {
             if (Loop::drops(dropper.used)) dropper.prepare(run.inputs.mask + begin, n);
@@ -88,8 +93,12 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
             };
             const auto finish = [&](std::int64_t i, auto lanes, const BackwardCoefficients<T>& coefficients,
                                     AtAffine<T> at) __attribute__((always_inline)) {
-                Vec<T> dx = gradient_at_input(at.dz, at.centred, coefficients.mean_dz, coefficients.projection,
+                const Vec<T> weight = kAlongInner ? run.inputs.along.at(i, lanes).gamma : coefficients.weight;
+                Vec<T> dx = gradient_at_input(at.dz * weight, at.centred, coefficients.mean_dz, coefficients.projection,
                                               coefficients.dx_scale);
+                if constexpr (kAlongInner) {
+                    if (run.dh != nullptr) dx = dx + lanes.load(run.dh + i);
+                }
                 if (has_where) {
                     const Mask<T> mask = where_mask<T, kRows>(run.where, i);
                     at.dz = select(mask, at.dz, Vec<T>(0));

@@ -114,7 +114,7 @@ template <class T>
 void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t channels, const cpu::AffineArrays& affine,
                                 const cpu::GradientArrays& out) {
     T *mean_dz = static_cast<T*>(out.mean_dz), *projection = static_cast<T*>(out.projection);
-    T* dx_scale = static_cast<T*>(out.dx_scale);
+    T *dx_scale = static_cast<T*>(out.dx_scale), *weight = static_cast<T*>(out.weight);
     const T* prescale = static_cast<const T*>(affine.prescale);
     for_each_channel(channels, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
         const Vec<double> one(1), invstd = lanes.load(in.invstd + c);
@@ -127,15 +127,18 @@ void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t chan
         const Vec<double> squared_invstd = affine.prescaled ? squared(k) : squared(one);  // no division by one
         const Vec<double> count = in.constant_statistics ? Vec<double>(0) : lanes.load(in.total_count + c);
         const Vec<double> sum_dz_xmu = lanes.load(in.sum_dz_xmu + c);
-        const auto dx =
-            dx_coefficients<T>(count, lanes.load(in.sum_dz + c), in.sums_are_prescaled ? sum_dz_xmu : sum_dz_xmu * k,
-                               squared_invstd, invstd, lanes.load(in.gamma + c));
+        const Vec<double> sum_dz = in.about_zero ? Vec<double>(0) : lanes.load(in.sum_dz + c);
+        const Vec<double> gamma = lanes.load(in.gamma + c);
+        const auto dx = dx_coefficients<T>(count, sum_dz, in.sums_are_prescaled ? sum_dz_xmu : sum_dz_xmu * k,
+                                           squared_invstd, invstd, in.weighted ? one : gamma);
+        if (in.weighted) lanes.store(weight + c, as_computed<T>(gamma), false);
         lanes.store(mean_dz + c, dx.mean_dz, false);
         lanes.store(projection + c, dx.projection, false);
         lanes.store(dx_scale + c, dx.dx_scale, false);
     });
     T* const all[] = {mean_dz, projection, dx_scale};
     for (T* values : all) continue_periodically(values, channels);
+    if (in.weighted) continue_periodically(weight, channels);
 }
 
 void gradient_coefficients(const cpu::GradientInputs& in, bool is_double, std::int64_t channels,

@@ -1,8 +1,10 @@
 // The kernels of one target for one way to store elements; compiled once for each pair.
+#include "cpu/kernels/along.h"
 #include "cpu/kernels/backward.h"
 #include "cpu/kernels/dropout.h"
 #include "cpu/kernels/forward.h"
 #include "cpu/kernels/moments.h"
+#include "cpu/kernels/prologue.h"
 
 namespace bnfast {
 namespace BNFAST_TARGET {
@@ -12,8 +14,15 @@ namespace BNFAST_TARGET {
 #define BNFAST_JOIN(a, b) BNFAST_JOIN_(a, b)
 
 cpu::ElementKernels BNFAST_JOIN(elements_of_, BNFAST_ELEMENT)() noexcept {
-    return {&moments<BNFAST_ELEMENT>, &forward<BNFAST_ELEMENT>, &backward_sums<BNFAST_ELEMENT>,
-            &backward<BNFAST_ELEMENT>, &dropout<BNFAST_ELEMENT>};
+    cpu::ElementKernels kernels;
+    kernels.moments = &moments<BNFAST_ELEMENT>;
+    kernels.forward = &forward<BNFAST_ELEMENT>;
+    kernels.backward_sums = &backward_sums<BNFAST_ELEMENT>;
+    kernels.backward = &backward<BNFAST_ELEMENT>;
+    kernels.backward_sums_along = &backward_sums_along<BNFAST_ELEMENT>;
+    kernels.prologue = &prologue<BNFAST_ELEMENT>;
+    kernels.dropout = &dropout<BNFAST_ELEMENT>;
+    return kernels;
 }
 
 }  // namespace BNFAST_TARGET

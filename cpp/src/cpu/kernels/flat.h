@@ -115,10 +115,11 @@ class FlatCoefficients {
         return flat;
     }
     BNFAST_INLINE GradientArrays expand(const GradientArrays& c) {
-        GradientArrays flat;
+        GradientArrays flat = c;
         flat.mean_dz = one(6, c.mean_dz);
         flat.projection = one(7, c.projection);
         flat.dx_scale = one(8, c.dx_scale);
+        if (c.weighted) flat.weight = one(9, c.weight);
         return flat;
     }
 
@@ -130,7 +131,7 @@ class FlatCoefficients {
 
     const Expansion<T> expand_;
     const std::int64_t channel_, channels_;
-    T values_[9][kFlatArray];
+    T values_[10][kFlatArray];
 };
 
 // The task of the given channels as flat rows; `operands` are those that it has.
@@ -181,22 +182,28 @@ void apply_flat(const Task& task, const Tile& tile, Apply apply) {
     }
 }
 
-// What the loop over a tile is compiled for.
-template <bool kRowLoop, class Loop>
+// What the loop over a tile is compiled for: planes, rows, or runs with parameters along them.
+enum class TileForm { kPlanes, kRows, kAlongInner };
+template <TileForm kForm, class Loop>
 struct TileLoop : Loop {
-    static constexpr bool kRows = kRowLoop;
+    static constexpr bool kRows = kForm == TileForm::kRows, kAlongInner = kForm == TileForm::kAlongInner;
 };
 // Calls apply(loop, task, tile) with the loop that fits the layout and the task.
 template <class S, class Task, class Apply>
 BNFAST_INLINE void apply_tile(const Task& task, const Tile& tile, Apply apply) {
+    if (task.along.used) {
+        return with_loop_along<Compute<S>>(task, [&](auto loop) __attribute__((always_inline)) {
+            apply(TileLoop<TileForm::kAlongInner, decltype(loop)>{loop}, task, tile);
+        });
+    }
     with_loop<Compute<S>>(task, [&](auto loop) __attribute__((always_inline)) {
-        const TileLoop<true, decltype(loop)> rows_loop{loop};
+        const TileLoop<TileForm::kRows, decltype(loop)> rows_loop{loop};
         if (task.geometry.rows) {
             apply(rows_loop, task, tile);
         } else if (task.geometry.flat && task.geometry.inner < kLanes) {
             apply_flat<S>(task, tile, [&](const Task& flat, const Tile& rows) { apply(rows_loop, flat, rows); });
         } else {
-            apply(TileLoop<false, decltype(loop)>{loop}, task, tile);
+            apply(TileLoop<TileForm::kPlanes, decltype(loop)>{loop}, task, tile);
         }
     });
 }

@@ -13,11 +13,12 @@ struct ForwardRun {
     S* y;
     std::int64_t mask;  // element of the dropout mask
     WhereRun where;
+    AlongRun<Compute<S>> along;
 };
 
 template <class S, class Loop>
 void forward_tile(const Loop& shared_loop, const ForwardTask& task, const Tile& shared_tile) {
-    constexpr bool kRows = Loop::kRows, kPlain = Loop::kPlain;
+    constexpr bool kRows = Loop::kRows, kAlongInner = Loop::kAlongInner, kPlain = Loop::kPlain;
     using T = Compute<S>;
     using Run = ForwardRun<S>;
     // Copies that no store can be suspected of changing.
@@ -34,14 +35,16 @@ void forward_tile(const Loop& shared_loop, const ForwardTask& task, const Tile& 
     MaskWindow window(task.mask, g);
     const Dropper<T> dropper(window, task.mask, g);
     const bool is_dense =
-        !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
+        !kAlongInner && !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
     const std::int64_t portion = portion_of<Loop>(task.mask);
     const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
         g, tile, is_dense, together, portion,
         [&](const Position& p) __attribute__((always_inline)) {
-            return Run{at<S>(task.x, p), at_if_any<S>(task.residual, p), at<S>(task.y, p), dropper.index.of(p),
-                       open_where<kRows>(where, p)};
+            Run run{at<S>(task.x, p),    at_if_any<S>(task.residual, p), at<S>(task.y, p),
+                    dropper.index.of(p), open_where<kRows>(where, p),    {}};
+            if constexpr (kAlongInner) run.along = open_along<T>(task.along, g, p);
+            return run;
         },
         [&](const Run& run) __attribute__((always_inline)) { return streaming || together ? head_of(run.y) : 0; },
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
@@ -54,6 +57,7 @@ void forward_tile(const Loop& shared_loop, const ForwardTask& task, const Tile& 
                                             __attribute__((always_inline)) {
                                                 if (fetches) fetch(run.x + i + (kRows ? along : ahead_x));
                                                 Vec<T> z = affine.apply(affine.centre(lanes.load(run.x + i)));
+                                                if constexpr (kAlongInner) z = run.along.at(i, lanes).apply(z);
                                                 if (has_residual) {
                                                     if (fetches)
                                                         fetch(run.residual + i + (kRows ? along : ahead_residual));

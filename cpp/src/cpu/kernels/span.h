@@ -8,6 +8,7 @@ namespace bnfast {
 namespace BNFAST_TARGET {
 
 using cpu::AffineArrays;
+using cpu::AlongInner;
 using cpu::BackwardTask;
 using cpu::BlockMoments;
 using cpu::BlockRange;
@@ -18,6 +19,8 @@ using cpu::kWholeBatches;
 using cpu::MaskTask;
 using cpu::MomentsTask;
 using cpu::Operand;
+using cpu::ParameterSums;
+using cpu::PrologueRun;
 using cpu::Sums;
 using cpu::Tile;
 using cpu::WhereBits;

@@ -95,9 +95,21 @@ struct AffineArrays {
     void* inverse = nullptr;  // 1 / scale, or zero
 };
 struct GradientArrays {
-    void* mean_dz = nullptr;     // mean of the gradient at the affine's output
+    bool weighted = false;       // channels that share a statistic: dz counts times gamma
+    void* mean_dz = nullptr;     // mean of the (weighted) gradient at the affine's output
     void* projection = nullptr;  // factor of (x - mean) * prescale
-    void* dx_scale = nullptr;    // gamma * invstd
+    void* dx_scale = nullptr;    // gamma * invstd; invstd where dz is weighted
+    void* weight = nullptr;      // gamma
+};
+
+// Parameters that lie along the inner elements, in the type that the kernel computes in: element i of channel c has
+// entry (first + c) % period * inner + i. The coefficients of the channels are then those of gamma 1 and beta 0.
+struct AlongInner {
+    bool used = false;
+    std::int64_t first = 0, period = 1;
+    void* gamma = nullptr;
+    void* beta = nullptr;
+    void* inverse = nullptr;  // 1 / gamma
 };
 
 // How sums about zero of a channel become those about its mean: by the mean, or centred from the start, where the mean
@@ -123,6 +135,7 @@ struct ForwardTask {
     Geometry geometry;
     Operand x, residual, y;
     AffineArrays affine;
+    AlongInner along;
     WhereBits where;
     MaskTask mask;
     ActivationCall activation;
@@ -133,8 +146,9 @@ struct ForwardTask {
 struct BackwardTask {
     Geometry geometry;
     Blocks blocks;
-    Operand x, residual, dy, dx, dresidual;
+    Operand x, residual, dy, dh, dx, dresidual;
     AffineArrays affine;
+    AlongInner along;
     GradientArrays gradient;
     SumsCentre centre;  // of sums about zero
     WhereBits where;
@@ -148,6 +162,25 @@ struct BackwardTask {
 struct BlockSums {
     double* dz;      // sum of the gradient at the affine's output
     double* dz_xmu;  // the same times (x - mean) * prescale
+};
+
+// Where parameters lie along the inner elements: sums over the channels of a range, added to what is there, one for
+// each parameter: of dz, and of dz * (x - mean) * invstd.
+struct ParameterSums {
+    double* dbeta;
+    double* dgamma;
+};
+
+// n contiguous elements: h = residual + (kept ? x * scale : 0). Without dropout all are kept.
+struct PrologueRun {
+    const void* x = nullptr;
+    const void* residual = nullptr;
+    void* h = nullptr;
+    std::int64_t n = 0;
+    bool has_residual = false, drops = false;
+    DropoutMask mask;
+    std::int64_t index = 0;  // of the first element in the mask
+    double scale = 1.0;
 };
 
 // n contiguous elements: y = kept ? x * scale + shift : dropped. `constant`: `kept` holds for all of them; otherwise
@@ -169,10 +202,14 @@ struct ElementKernels {
     void (*forward)(const ForwardTask&, const Tile&) noexcept;
     void (*backward_sums)(const BackwardTask&, const BlockRange&, const BlockSums&) noexcept;
     void (*backward)(const BackwardTask&, const Tile&) noexcept;
+    // Sums along inner, of weighted dz: the blocks of a range are those of its channels (rows).
+    void (*backward_sums_along)(const BackwardTask&, const BlockRange&, const BlockSums&,
+                                const ParameterSums&) noexcept;
+    void (*prologue)(const PrologueRun&) noexcept;
     void (*dropout)(const DropoutRun&) noexcept;
 };
 
-// Saved or given statistics and parameters of a channel range, all float64.
+// Saved or given statistics and parameters of a channel range, all float64, an entry for each channel.
 struct AffineInputs {
     const double* mean = nullptr;
     const double* mean_low = nullptr;
@@ -187,6 +224,8 @@ struct AffineInputs {
 struct GradientInputs {
     const double *count = nullptr, *m2 = nullptr, *invstd = nullptr, *gamma = nullptr;
     const double *total_count = nullptr, *sum_dz = nullptr, *sum_dz_xmu = nullptr;
+    bool weighted = false;            // sums are of dz * gamma
+    bool about_zero = false;          // deviations are: no mean of dz is taken off
     bool sums_are_prescaled = false;  // sum_dz_xmu is that of dz * (x - mean) * prescale
     double eps = 0.0;
     EpsPlacement placement = EpsPlacement::kVar;
