@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from bnfast._checks import per_channel, refuse_negative
+from bnfast._checks import real_numbers, refuse_negative
 from bnfast._sharing import lock
 
 if TYPE_CHECKING:
@@ -53,6 +53,16 @@ class Setting(Fixed[T]):
         setattr(instance, self._slot, self._check(type(instance).__name__, self._name, value))
 
 
+class Derived(Fixed[T]):
+    """An attribute that another one decides, and so the constructor: it cannot be set either."""
+
+    def __init__(self, derive: Callable[[Any], T]) -> None:
+        self._derive = derive
+
+    def _read(self, instance: Any) -> T:
+        return self._derive(instance)
+
+
 class OfRunning(Fixed[T]):
     """An attribute of the running statistics that a layer has: not there without them.
 
@@ -79,7 +89,7 @@ class OfRunning(Fixed[T]):
 
 
 class Values(Fixed[T]):
-    """Values of the channels: always the same array, into which an assignment copies.
+    """Values of parameters or channels: always the same array, into which an assignment copies.
 
     Where there is no array, or a read-only one, they cannot be set; `where` says where that is.
     """
@@ -92,7 +102,7 @@ class Values(Fixed[T]):
         if array is None or not array.flags.writeable:
             raise self._refusal(instance, f"cannot be set {self._where}")
         operation = type(instance).__name__
-        given = per_channel(operation, self._name, value, array.size)
+        given = real_numbers(operation, self._name, value, array.shape)
         if not self._negative:
             refuse_negative(operation, self._name, given)
         with lock, np.errstate(all="ignore"):
@@ -100,7 +110,7 @@ class Values(Fixed[T]):
 
 
 class Gradient(Fixed[T]):
-    """The gradient of a parameter: None, or an array of one entry a channel (zeroed, clipped)."""
+    """The gradient of a parameter: None, or an array of the parameter's shape (zeroed, clipped)."""
 
     def __init__(self, parameter: str) -> None:
         self._parameter = parameter
@@ -110,5 +120,5 @@ class Gradient(Fixed[T]):
             parameter = getattr(instance, self._parameter)
             if parameter is None:
                 raise self._refusal(instance, f"cannot be set without {self._parameter}")
-            value = per_channel(type(instance).__name__, self._name, value, parameter.size)
+            value = real_numbers(type(instance).__name__, self._name, value, parameter.shape)
         setattr(instance, self._slot, value)

@@ -1,13 +1,14 @@
-"""Checks of arguments: numbers, named choices and per-channel values, as what the layers keep."""
+"""Checks of arguments: numbers, named choices, arrays and states, as what the layers keep."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 _T = TypeVar("_T")
 
@@ -106,24 +107,24 @@ def as_array(operation: str, argument: str, value: Any) -> NDArray[Any]:
         raise refused from error
 
 
-def per_channel(
-    operation: str, argument: str, value: Any, channels: int | None
+def real_numbers(
+    operation: str, argument: str, value: Any, shape: tuple[int, ...] | None
 ) -> NDArray[np.float32] | NDArray[np.float64]:
-    """Return `value` as a 1-D float32 or float64 array of `channels` entries (None: any number)."""
+    """Return `value` as a float32 or float64 array of this shape (None: 1-D, of any length)."""
     array = as_array(operation, argument, value)
     if array.dtype.kind in "iu" and isinstance(value, (list, tuple)):
         array = array.astype(np.float64)  # only an array has chosen its dtype
     if array.dtype not in (np.float32, np.float64):
         expected = "float32 or float64 in native byte order"
         raise TypeError(f"{operation}: {argument} has dtype {array.dtype}, expected {expected}")
-    _check_shape(operation, argument, array, channels)
+    _check_shape(operation, argument, array, shape)
     return array
 
 
 def saved_values(
-    operation: str, argument: str, value: Any, channels: int
+    operation: str, argument: str, value: Any, shape: tuple[int, ...]
 ) -> NDArray[np.float32] | NDArray[np.float64]:
-    """Return `per_channel` of an entry of a state, which may also be 16-bit, or PyTorch's."""
+    """Return `real_numbers` of an entry of a state, which may also be 16-bit, or PyTorch's."""
     if str(getattr(value, "dtype", None)) == "torch.bfloat16":
         value = value.float()  # NumPy does not read PyTorch's bfloat16
     if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
@@ -131,17 +132,17 @@ def saved_values(
         if value.dtype.name in ("float16", "bfloat16") and value.dtype.isnative:
             with np.errstate(all="ignore"):
                 value = value.astype(np.float32)
-    return per_channel(operation, argument, value, channels)
+    return real_numbers(operation, argument, value, shape)
 
 
 def whole_numbers(
-    operation: str, argument: str, value: Any, channels: int | None
+    operation: str, argument: str, value: Any, shape: tuple[int, ...] | None
 ) -> NDArray[np.int64]:
-    """Return `value` as a new 1-D int64 array of `channels` entries, none of them negative."""
+    """Return `value` as a new int64 array of this shape (as above), no entry of it negative."""
     array = as_array(operation, argument, value)
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"{operation}: {argument} has dtype {array.dtype}, expected int64")
-    _check_shape(operation, argument, array, channels)
+    _check_shape(operation, argument, array, shape)
     numbers: NDArray[np.int64] = array.astype(np.int64)
     refuse_negative(operation, argument, numbers)
     return numbers
@@ -154,7 +155,57 @@ def refuse_negative(operation: str, argument: str, array: NDArray[Any]) -> None:
         raise ValueError(f"{operation}: {argument} has {lowest}, expected no negative entry")
 
 
-def _check_shape(operation: str, argument: str, array: NDArray[Any], channels: int | None) -> None:
-    if array.ndim != 1 or channels not in (None, array.size):
-        expected = "one entry a channel" if channels is None else f"({channels},)"
+def _check_shape(
+    operation: str, argument: str, array: NDArray[Any], shape: tuple[int, ...] | None
+) -> None:
+    right = array.ndim == 1 if shape is None else array.shape == shape
+    if not right:
+        expected = "one entry a channel" if shape is None else f"{shape}"
         raise ValueError(f"{operation}: {argument} has shape {array.shape}, expected {expected}")
+
+
+def check_input(operation: str, x: Any) -> None:
+    """Raise TypeError unless `x` is an array, so that a layer can look at its shape."""
+    if not isinstance(x, np.ndarray):
+        got = type(x).__name__
+        raise TypeError(f"{operation}: x is of type {got}, expected numpy.ndarray")
+
+
+def check_channels(operation: str, x: Any, axis: int, channels: int) -> None:
+    """Raise unless `x` is an array with so many channels on `axis`.
+
+    The core cannot check this: without gamma and beta it takes any number of channels.
+    """
+    check_input(operation, x)
+    if not -x.ndim <= axis < x.ndim:
+        limits = f"[{-x.ndim}, {x.ndim}) for x with shape {x.shape}"
+        raise ValueError(f"{operation}: axis is {axis}, expected one in {limits}")
+    if x.shape[axis] != channels:
+        expected = f"{channels} channels on axis {axis}"
+        raise ValueError(f"{operation}: x has shape {x.shape}, expected {expected}")
+
+
+def state_dtype(operation: str, dtype: DTypeLike) -> np.dtype[Any]:
+    """Return `dtype` as float32 or float64, which the state of layers is kept in."""
+    try:
+        kind = None if dtype is None else np.dtype(dtype)  # np.dtype(None) would be float64
+    except (TypeError, ValueError, SyntaxError):
+        kind = None
+    if kind not in (np.float32, np.float64):
+        raise TypeError(f"{operation}: dtype is {dtype!r}, expected float32 or float64")
+    return kind
+
+
+def check_keys(
+    operation: str, state: Any, required: tuple[str, ...], optional: tuple[str, ...]
+) -> None:
+    """Raise unless `state` is a mapping with all required keys and none beyond the optional."""
+    if not isinstance(state, Mapping):
+        got = type(state).__name__
+        raise TypeError(f"{operation}: state is of type {got}, expected a mapping")
+    missing = [key for key in required if key not in state]
+    unknown = [key for key in state if key not in required and key not in optional]
+    parts = (("lacks the keys", missing), ("has the unknown keys", unknown))
+    if wrong := [f"{verb} {keys}" for verb, keys in parts if keys]:
+        got = f"state {' and '.join(wrong)}"
+        raise ValueError(f"{operation}: {got}, expected those that state_dict returns")

@@ -142,5 +142,6 @@ class Dropout(Layer):
         ValueError
             If dy is of another shape than y.
         """
-        dx: NDArray[Any] = self._forward.differentiate("Dropout.backward", "drop", dy)
+        differentiate = self._forward.require("Dropout.backward", "drop")
+        dx: NDArray[Any] = differentiate(dy)
         return dx

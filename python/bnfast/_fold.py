@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnfast._checks import as_array, one_of, per_channel, real_number, refuse_negative, whole_number
+from bnfast._checks import (
+    as_array,
+    one_of,
+    real_number,
+    real_numbers,
+    refuse_negative,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -100,7 +107,7 @@ def fold_batch_norm(
         limits = f"[{-weight.ndim}, {weight.ndim}) for weight with shape {weight.shape}"
         raise ValueError(f"{name}: axis is {axis}, expected one in {limits}")
     groups = whole_number(name, "groups", groups, low=1)
-    channels = per_channel(name, "mean", mean, None).size
+    channels = real_numbers(name, "mean", mean, None).size
     channel = _output_channels(name, weight, axis % weight.ndim, channels, groups)
     shift: NDArray[Any] | float = 0.0
     if bias is not None:
@@ -109,7 +116,7 @@ def fold_batch_norm(
             raise ValueError(f"{name}: bias has shape {shift.shape}, expected ({channels},)")
     values: dict[str, Any] = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
     given = {
-        key: per_channel(name, key, value, channels)
+        key: real_numbers(name, key, value, (channels,))
         for key, value in values.items()
         if value is not None or key in ("mean", "var")
     }

@@ -48,7 +48,7 @@ class Layer:
         return self
 
     def eval(self) -> Self:
-        """Go to evaluation mode: constant statistics, nothing dropped; return the layer."""
+        """Go to evaluation mode: running statistics, nothing dropped; return the layer."""
         return self.train(False)
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Layers: what holds the state of training (parameters, running statistics, the last forward)."""
+"""The layer of batch norm: parameters, running statistics and the last forward."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnfast._affine import AffineLayer
-from bnfast._attributes import Fixed, OfRunning, Setting
-from bnfast._checks import one_of, real_number, truth, whole_number
-from bnfast._choices import ACTIVATIONS, EPS_PLACEMENTS
-from bnfast._dropout import check_rate
+from bnfast._attributes import Derived, OfRunning, Setting
+from bnfast._checks import check_channels, check_keys, one_of, truth, whole_number
+from bnfast._choices import EPS_PLACEMENTS
 from bnfast._functional import (
     batch_norm,
     batch_norm_backward,
@@ -19,15 +18,7 @@ from bnfast._functional import (
     batch_norm_inference,
 )
 from bnfast._presets import preset_arguments
-from bnfast._running import (
-    Mode,
-    RunningStats,
-    check_correction,
-    check_keys,
-    check_mode,
-    check_momentum,
-    state_dtype,
-)
+from bnfast._running import Mode, RunningStats, check_correction, check_mode, check_momentum
 from bnfast._sharing import lock
 
 if TYPE_CHECKING:
@@ -116,25 +107,11 @@ class BatchNorm(AffineLayer):
     array([1024., 1024., 1024.], dtype=float32)
     """
 
-    __slots__ = (
-        "_activation",
-        "_axis",
-        "_dropout",
-        "_eps",
-        "_eps_placement",
-        "_num_features",
-        "_running",
-    )
+    __slots__ = ("_axis", "_eps_placement", "_running")
     _axis: int
-    _eps: float
-    _activation: str | None
-    _dropout: float
     _eps_placement: str
-    num_features = Fixed[int]()
+    num_features = Derived[int](lambda layer: layer._shape[0])
     axis = Setting(partial(whole_number, low=-64))  # arrays have at most 64 dimensions
-    eps = Setting(partial(real_number, low=0))
-    activation: Setting[str | None] = Setting(partial(one_of, choices=tuple(ACTIVATIONS)))
-    dropout = Setting(check_rate)
     eps_placement: Setting[str] = Setting(partial(one_of, choices=tuple(EPS_PLACEMENTS)))
     momentum = OfRunning("momentum", _weight_of_batch)
     running_mode: OfRunning[Mode] = OfRunning("mode")
@@ -157,18 +134,21 @@ class BatchNorm(AffineLayer):
         dtype: DTypeLike = np.float32,
         rng: int | np.random.Generator | None = None,
     ) -> None:
-        super().__init__(rng)
         name = type(self).__name__
-        self._num_features = whole_number(name, "num_features", num_features, low=1)
+        super().__init__(
+            (whole_number(name, "num_features", num_features, low=1),),
+            eps=eps,
+            affine=affine,
+            bias=True,
+            activation=activation,
+            dropout=dropout,
+            dtype=dtype,
+            rng=rng,
+        )
         self.axis = axis
-        self.eps = eps
-        self.activation = activation
-        self.dropout = dropout
         self.eps_placement = eps_placement
-        affine = truth(name, "affine", affine)
-        self._make_parameters(self._num_features, affine, state_dtype(name, dtype))
         running = RunningStats(
-            self._num_features,
+            self.num_features,
             momentum=_weight_of_batch(name, "momentum", momentum),
             mode=check_mode(name, "running_mode", running_mode),
             correction=check_correction(name, "correction", correction),
@@ -186,8 +166,8 @@ class BatchNorm(AffineLayer):
         if not isinstance(running, (RunningStats, type(None))):
             got = type(running).__name__
             raise TypeError(f"{name}: running is of type {got}, expected RunningStats or None")
-        if running is not None and running.num_features != self._num_features:
-            got = f"{running.num_features} channels, expected {self._num_features}"
+        if running is not None and running.num_features != self.num_features:
+            got = f"{running.num_features} channels, expected {self.num_features}"
             raise ValueError(f"{name}: running has {got}")
         self._running = running
 
@@ -242,7 +222,7 @@ class BatchNorm(AffineLayer):
 
     def __repr__(self) -> str:
         return (
-            f"BatchNorm({self._num_features}, axis={self.axis}, eps={self.eps:g}, "
+            f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps:g}, "
             f"affine={self._gamma is not None}, activation={self.activation!r}, "
             f"eps_placement={self.eps_placement!r}, dtype={self.dtype}, running={self.running!r})"
         )
@@ -278,22 +258,20 @@ class BatchNorm(AffineLayer):
         """
         # Forgotten first, so that its x can be freed before y takes memory.
         self._forward.forget()
-        self._check_channels(x)
+        check_channels("BatchNorm", x, self._axis, self._shape[0])
         training, running = self._training, self._running
-        arguments: dict[str, Any] = {
+        arguments = {
             "residual": residual,
+            "where": where,
             "axis": self._axis,
-            "eps": self._eps,
-            "activation": self._activation,
             "eps_placement": self._eps_placement,
+            **self._options(training),
         }
         if not training and running is not None:
-            return self._normalise_by_running(running, x, where, arguments)
-        if training and self._dropout:
-            arguments.update(dropout=self._dropout, seed=self._generator)
+            return self._normalise_by_running(running, x, arguments)
         with lock:
             gamma, beta = self._parameters()
-        y, ctx = batch_norm(x, gamma, beta, where=where, **arguments)
+        y, ctx = batch_norm(x, gamma, beta, **arguments)
         if running is not None:  # and training: evaluation has returned above
             running.update(ctx.moments)
         self._forward.keep(lambda dy: batch_norm_backward(dy, ctx))
@@ -319,26 +297,14 @@ class BatchNorm(AffineLayer):
         TypeError or ValueError
             If dy is of another kind, dtype or shape than y.
         """
-        grads: BatchNormGrads = self._forward.differentiate("BatchNorm.backward", "bn", dy)
+        differentiate = self._forward.require("BatchNorm.backward", "bn")
+        grads: BatchNormGrads = differentiate(dy)
         self._set_gradients(grads.dgamma, grads.dbeta)
         return grads
 
-    def _check_channels(self, x: NDArray[Any]) -> None:
-        # The core cannot check this: without gamma and beta it takes any number of channels.
-        if not isinstance(x, np.ndarray):
-            got = type(x).__name__
-            raise TypeError(f"BatchNorm: x is of type {got}, expected numpy.ndarray")
-        if not -x.ndim <= self._axis < x.ndim:
-            limits = f"[{-x.ndim}, {x.ndim}) for x with shape {x.shape}"
-            raise ValueError(f"BatchNorm: axis is {self._axis}, expected one in {limits}")
-        if x.shape[self._axis] != self._num_features:
-            expected = f"{self._num_features} channels on axis {self._axis}"
-            raise ValueError(f"BatchNorm: x has shape {x.shape}, expected {expected}")
-
     def _normalise_by_running(
-        self, running: RunningStats, x: NDArray[Any], where: Any, arguments: dict[str, Any]
+        self, running: RunningStats, x: NDArray[Any], arguments: dict[str, Any]
     ) -> NDArray[Any]:
-        arguments["where"] = where
         # Few evaluations are differentiated, so the context is made when one is. Until then the
         # optimiser or a later update may write into the arrays: backward needs these values.
         with lock:
@@ -363,7 +329,7 @@ class BatchNorm(AffineLayer):
             "num_batches_tracked", and the rest with "running_" before it.
         """
         with lock:
-            state = self._saved_parameters()
+            state = super().state_dict()
             if self._running is not None:
                 state.update(self._running._state("running_"))
         return state
@@ -385,9 +351,10 @@ class BatchNorm(AffineLayer):
             dtype, or is negative in "running_var". Nothing has been changed then.
         """
         operation, running = "BatchNorm.load_state_dict", self._running
-        required, optional = running._keys("running_") if running is not None else ((), ())
-        if self._gamma is not None:
-            required, optional = ("weight", *required), ("bias", *optional)
+        required, optional = self._parameter_keys()
+        if running is not None:
+            more_required, more_optional = running._keys("running_")
+            required, optional = required + more_required, optional + more_optional
         check_keys(operation, state, required, optional)
         parameters = self._checked_parameters(operation, state)
         given = {} if running is None else running._checked(operation, state, "running_")

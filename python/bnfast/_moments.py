@@ -10,8 +10,8 @@ import numpy as np
 
 from bnfast import _core
 from bnfast._checks import (
-    per_channel,
     real_number,
+    real_numbers,
     refuse_negative,
     whole_number,
     whole_numbers,
@@ -40,9 +40,9 @@ class _ChannelStatistics(ABC):
     def __init__(self, count: ArrayLike, *values: ArrayLike | None) -> None:
         name = type(self).__name__
         arrays: list[NDArray[Any]] = [whole_numbers(name, "count", count, None)]
-        size = arrays[0].size
+        shape = arrays[0].shape
         for argument, value in zip(self._values, values, strict=True):
-            given = np.zeros(size) if value is None else per_channel(name, argument, value, size)
+            given = np.zeros(shape) if value is None else real_numbers(name, argument, value, shape)
             with np.errstate(all="ignore"):
                 arrays.append(given.astype(np.float64, order="C"))
         self._own(arrays)

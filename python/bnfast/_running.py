@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,10 +10,12 @@ import numpy as np
 from bnfast._attributes import Fixed, Setting, Values
 from bnfast._checks import (
     as_array,
+    check_keys,
     one_of,
     real_number,
     refuse_negative,
     saved_values,
+    state_dtype,
     whole_number,
     whole_numbers,
 )
@@ -22,22 +23,13 @@ from bnfast._moments import Moments
 from bnfast._sharing import lock
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import DTypeLike, NDArray
 
 Mode = Literal["ema", "cumulative", "population"]
 _MODES: tuple[Mode, ...] = ("ema", "cumulative", "population")
 _MOMENTS = ("count", "mean", "m2", "mean_low")
-
-
-def state_dtype(operation: str, dtype: DTypeLike) -> np.dtype[Any]:
-    """Return `dtype` as float32 or float64, which per-channel state is kept in."""
-    try:
-        kind = None if dtype is None else np.dtype(dtype)  # np.dtype(None) would be float64
-    except (TypeError, ValueError, SyntaxError):
-        kind = None
-    if kind not in (np.float32, np.float64):
-        raise TypeError(f"{operation}: dtype is {dtype!r}, expected float32 or float64")
-    return kind
 
 
 def check_momentum(operation: str, argument: str, value: Any, mode: str = "mode") -> float:
@@ -325,9 +317,9 @@ class RunningStats:
                     raise ValueError(f"{operation}: {got}, expected ()")
                 given[key] = whole_number(operation, name, array.item(), low=0, high=2**62)
             elif key in ("count", "missed"):
-                given[key] = whole_numbers(operation, name, value, self._num_features)
+                given[key] = whole_numbers(operation, name, value, self._mean.shape)
             else:
-                given[key] = saved_values(operation, name, value, self._num_features)
+                given[key] = saved_values(operation, name, value, self._mean.shape)
             if key in ("var", "m2"):
                 refuse_negative(operation, name, given[key])
         batches = given["num_batches_tracked"]
@@ -361,21 +353,6 @@ class RunningStats:
 
 def _entry(prefix: str, key: str) -> str:
     return key if key == "num_batches_tracked" else prefix + key
-
-
-def check_keys(
-    operation: str, state: Any, required: tuple[str, ...], optional: tuple[str, ...]
-) -> None:
-    """Raise unless `state` is a mapping with all required keys and none beyond the optional."""
-    if not isinstance(state, Mapping):
-        got = type(state).__name__
-        raise TypeError(f"{operation}: state is of type {got}, expected a mapping")
-    missing = [key for key in required if key not in state]
-    unknown = [key for key in state if key not in required and key not in optional]
-    parts = (("lacks the keys", missing), ("has the unknown keys", unknown))
-    if wrong := [f"{verb} {keys}" for verb, keys in parts if keys]:
-        got = f"state {' and '.join(wrong)}"
-        raise ValueError(f"{operation}: {got}, expected those that state_dict returns")
 
 
 def _restore(

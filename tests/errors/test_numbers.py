@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 
 import bnfast
-from bnfast._checks import is_real, one_of, per_channel, real_number, truth, whole_number
-from bnfast._running import state_dtype
+from bnfast._checks import (
+    is_real,
+    one_of,
+    real_number,
+    real_numbers,
+    state_dtype,
+    truth,
+    whole_number,
+)
 
 FLOATS = [np.float16, np.float32, np.float64, np.longdouble, ml_dtypes.bfloat16]
 INTEGERS = [np.int8, np.int64, np.uint8, np.uint64]
@@ -78,10 +85,10 @@ def test_choices():
 
 def test_byte_order_is_native_however_it_is_spelled():
     native = np.ones(3, ">f4").byteswap().view(np.dtype(">f4").newbyteorder())
-    np.testing.assert_array_equal(per_channel("f", "mean", native, 3), 1)
+    np.testing.assert_array_equal(real_numbers("f", "mean", native, (3,)), 1)
     foreign = "mean has dtype >f4, expected float32 or float64 in native byte order"
     with pytest.raises(TypeError, match=f"^f: {foreign}$"):
-        per_channel("f", "mean", np.ones(3, ">f4"), 3)
+        real_numbers("f", "mean", np.ones(3, ">f4"), (3,))
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ def test_what_a_layer_does_not_have_cannot_be_set():
     bn = make(affine=False, track_running_stats=False)
     bn.dgamma = None
     for name in ("gamma", "beta", "dgamma", "dbeta"):
-        with pytest.raises(AttributeError, match=f"^BatchNorm: {name} cannot be set without"):
+        message = f"^BatchNorm: {name} cannot be set (in a layer )?without"
+        with pytest.raises(AttributeError, match=message):
             setattr(bn, name, np.ones(3))
     for name in ("momentum", "correction", "running_mode"):
         with pytest.raises(AttributeError, match=f"^BatchNorm: {name} belongs to running stat"):
