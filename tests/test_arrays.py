@@ -54,6 +54,8 @@ def calls(change, dtype):
         "dropout_inference x": lambda: bnfast.dropout_inference(other),
         "BatchNorm x": lambda: bnfast.BatchNorm(4)(other),
         "BatchNorm where": lambda: bnfast.BatchNorm(4).eval()(x, where=where),
+        "LayerNorm x": lambda: bnfast.LayerNorm(5)(other),
+        "GroupNorm x": lambda: bnfast.GroupNorm(2, 4)(other),
         "Dropout x": lambda: bnfast.Dropout(rng=1)(other),
     }
 

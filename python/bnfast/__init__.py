@@ -23,6 +23,7 @@ from bnfast._group_norm import group_norm, instance_norm
 from bnfast._layer_norm import layer_norm, rms_norm
 from bnfast._layers import BatchNorm
 from bnfast._moments import GradientSums, Moments
+from bnfast._norm_layers import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from bnfast._norms import NormGrads, norm_backward
 from bnfast._running import RunningStats
 from bnfast._runtime import (
@@ -44,9 +45,13 @@ __all__ = [
     "Dropout",
     "DropoutContext",
     "GradientSums",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
     "Moments",
     "NormContext",
     "NormGrads",
+    "RMSNorm",
     "RunningStats",
     "__version__",
     "active_target",

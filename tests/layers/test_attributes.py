@@ -7,7 +7,7 @@ import pytest
 
 import bnfast
 from bnfast._moments import Moments
-from layers.cases import data, make
+from layers.cases import LAYERS, NORMS, data, make
 
 
 def test_settings_of_batch_norm_hold_from_the_next_call():
@@ -21,6 +21,21 @@ def test_settings_of_batch_norm_hold_from_the_next_call():
         bn.training = same.training = training
         assert bn(x).tobytes() == same(x).tobytes()
     assert (bn.rng, bn.dropout, repr(bn)) == (3, 0.25, repr(same))
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_settings_of_the_other_norms_hold_from_the_next_call(name):
+    layer = make(name)
+    layer(data())
+    layer.eps, layer.activation, layer.dropout, layer.rng = np.array(0.5), "relu", 0.25, 3
+    same = make(name, eps=0.5, activation="relu", dropout=0.25, rng=3)
+    for training in (True, False):
+        layer.training = same.training = training
+        assert layer(data(2)).tobytes() == same(data(2)).tobytes()
+    assert (layer.eps, layer.rng, repr(layer)) == (0.5, 3, repr(same))
+    if hasattr(layer, "axis"):
+        layer.axis -= 4
+        assert layer(data(2)).tobytes() == same(data(2)).tobytes()
 
 
 def test_settings_of_the_running_statistics():
@@ -47,7 +62,9 @@ def test_settings_of_dropout():
     np.testing.assert_array_equal(drop(x), 0.75 * x)
 
 
-@pytest.mark.parametrize("make_one", [make, bnfast.Dropout, lambda: bnfast.RunningStats(3)])
+@pytest.mark.parametrize(
+    "make_one", [*LAYERS.values(), bnfast.Dropout, lambda: bnfast.RunningStats(3)]
+)
 def test_misspelt_names_are_refused(make_one):
     one = make_one()
     for name in ("momentun", "epsilon", "p", "Training", "weight"):
@@ -102,23 +119,62 @@ def test_refused_settings_change_nothing(name, value, error, message):
     assert getattr(bn, name) is before
 
 
-def test_parameters_are_always_the_same_arrays():
-    bn = make(dtype=np.float32)
-    gamma, beta = bn.gamma, bn.beta
-    bn(data(dtype=np.float32))
-    bn.backward(data(2, np.float32))
-    expected = gamma - 0.5 * bn.dgamma
-    bn.gamma -= 0.5 * bn.dgamma
-    assert bn.gamma is gamma
+@pytest.mark.parametrize(
+    ("norm", "name", "value", "error", "message"),
+    [
+        (
+            "LayerNorm",
+            "normalized_shape",
+            5,
+            AttributeError,
+            "normalized_shape cannot be set, make",
+        ),
+        (
+            "LayerNorm",
+            "gamma",
+            np.ones(5),
+            ValueError,
+            r"gamma has shape \(5,\), expected \(4, 5\)",
+        ),
+        ("LayerNorm", "gamma", 1.0, ValueError, r"gamma has shape \(\), expected \(4, 5\)"),
+        ("LayerNorm", "dbeta", np.ones(20), ValueError, r"dbeta has shape \(20,\), expected \(4, "),
+        ("LayerNorm", "activation", 1, ValueError, "activation is 1, expected one of None, 'relu'"),
+        ("RMSNorm", "eps", -1, ValueError, "eps is -1, expected a number >= 0"),
+        ("RMSNorm", "dtype", np.float64, AttributeError, "dtype cannot be set, make a new one"),
+        ("GroupNorm", "axis", 1.0, TypeError, "axis is of type float, expected an integer"),
+        ("GroupNorm", "num_groups", 4, AttributeError, "num_groups cannot be set, make a new one"),
+        ("GroupNorm", "num_channels", 6, AttributeError, "num_channels cannot be set, make a new"),
+        ("InstanceNorm", "num_features", 4, AttributeError, "num_features cannot be set, make a"),
+        ("InstanceNorm", "dropout", 1.5, ValueError, r"dropout is 1\.5, expected a number in"),
+    ],
+)
+def test_refused_settings_of_the_other_norms_change_nothing(norm, name, value, error, message):
+    layer = make(norm)
+    before = getattr(layer, name)
+    with pytest.raises(error, match=f"^{norm}: {message}"):
+        setattr(layer, name, value)
+    assert getattr(layer, name) is before
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_parameters_are_always_the_same_arrays(name):
+    layer = make(name, dtype=np.float32)
+    gamma = layer.gamma
+    layer(data(dtype=np.float32))
+    layer.backward(data(2, np.float32))
+    expected = gamma - 0.5 * layer.dgamma
+    layer.gamma -= 0.5 * layer.dgamma
+    assert layer.gamma is gamma
     np.testing.assert_array_equal(gamma, expected)
-    bn.gamma = bn.gamma[::-1]
+    layer.gamma = layer.gamma[::-1]
     np.testing.assert_array_equal(gamma, expected[::-1])
-    bn.beta = [1, 2, 3]
-    assert bn.beta is beta and beta.tolist() == [1, 2, 3]
-    values = np.array([4.0, 5.0, 6.0])
-    bn.beta = values
+    listed = np.arange(gamma.size).reshape(gamma.shape).tolist()
+    layer.gamma = listed
+    assert layer.gamma is gamma and gamma.tolist() == listed
+    values = np.full(gamma.shape, 4.0)
+    layer.gamma = values
     values[:] = 0
-    assert beta.tolist() == [4, 5, 6]
+    assert np.all(gamma == 4)
 
 
 def test_gradients_may_be_clipped_and_forgotten():
@@ -145,6 +201,31 @@ def test_what_a_layer_does_not_have_cannot_be_set():
         if name != "running_mode":
             with pytest.raises(AttributeError, match=f"^BatchNorm: {name} belongs to running"):
                 setattr(bn, name, 1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "missing"),
+    [
+        (make("LayerNorm", affine=False), {"gamma", "beta"}),
+        (make("LayerNorm", bias=False), {"beta"}),
+        (make("RMSNorm"), {"beta"}),
+        (make("GroupNorm", affine=False, bias=True), {"gamma", "beta"}),
+        (make("InstanceNorm", bias=False), {"beta"}),
+        (bnfast.InstanceNorm(3), {"gamma", "beta"}),
+    ],
+    ids=repr,
+)
+def test_parameters_that_a_norm_does_not_have(layer, missing):
+    layer(data())
+    layer.backward(data(2))
+    for name in ("gamma", "beta"):
+        value, gradient = getattr(layer, name), getattr(layer, f"d{name}")
+        assert (value is None) == (gradient is None) == (name in missing)
+        if name in missing:
+            with pytest.raises(AttributeError, match=f"{name} cannot be set in a layer without it"):
+                setattr(layer, name, np.ones(3))
+            with pytest.raises(AttributeError, match=f"d{name} cannot be set without {name}"):
+                setattr(layer, f"d{name}", np.ones(3))
 
 
 def test_running_statistics_may_be_shared_or_dropped():

@@ -1,4 +1,4 @@
-"""The state of BatchNorm is saved, loaded and copied whole, and goes to PyTorch and back."""
+"""The state of layers is saved, loaded and copied whole, and goes to PyTorch and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bnfast
-from layers.cases import assert_same_state, data, make
+from layers.cases import LAYERS, NORMS, assert_same_state, data, make
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -43,21 +43,34 @@ def test_state_keys():
     assert list(make(track_running_stats=False).state_dict()) == keys[:2]
     extra = {"running_count", "running_m2", "running_mean_low"}
     assert set(make(running_mode="population").state_dict()) == {*keys, *extra}
+    for name in NORMS:
+        layer = make(name)
+        held = {"weight": layer.gamma}
+        if name != "RMSNorm":
+            held["bias"] = layer.beta
+        assert_same_state(layer.state_dict(), held)
+        assert make(name, affine=False).state_dict() == {}
 
 
-def test_state_is_copied_and_arrays_keep_their_identity():
-    bn = make()
-    bn(data())
-    arrays = bn.gamma, bn.beta, bn.running.mean, bn.running.var
-    state = bn.state_dict()
+def arrays_of(layer):
+    arrays = [array for array in (layer.gamma, layer.beta) if array is not None]
+    running = getattr(layer, "running", None)
+    return arrays if running is None else [*arrays, running.mean, running.var]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_state_is_copied_and_arrays_keep_their_identity(name):
+    layer = make(name)
+    layer(data())
+    arrays = arrays_of(layer)
+    state = layer.state_dict()
     for array in arrays:
         array += 1
-    bn.load_state_dict(state)
-    now = bn.gamma, bn.beta, bn.running.mean, bn.running.var
-    assert all(array is other for array, other in zip(arrays, now, strict=True))
-    assert_same_state(bn.state_dict(), state)
+    layer.load_state_dict(state)
+    assert all(array is now for array, now in zip(arrays, arrays_of(layer), strict=True))
+    assert_same_state(layer.state_dict(), state)
     state["weight"][:] = 99
-    assert np.all(bn.gamma != 99)
+    assert np.all(layer.gamma != 99)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +105,31 @@ def test_a_bad_state_changes_nothing(key, value, error, message):
     with pytest.raises(error, match=message):
         bn.load_state_dict(state)
     assert_same_state(bn.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("layer", "key", "value", "error", "message"),
+    [
+        (make("LayerNorm"), "weight", np.ones(5), ValueError, r"weight has shape \(5,\), expected"),
+        (make("LayerNorm"), "bias", np.ones(4), ValueError, r".* \(4,\), expected \(4, 5\)"),
+        (make("LayerNorm"), "weight", None, ValueError, r"state lacks the keys \['weight'\]"),
+        (make("LayerNorm", bias=False), "bias", np.ones((4, 5)), ValueError, ".*unknown keys"),
+        (make("RMSNorm"), "bias", np.ones(5), ValueError, r".*has the unknown keys \['bias'\]"),
+        (make("RMSNorm"), "weight", np.ones(5, int), TypeError, "weight has dtype int64, expected"),
+        (make("GroupNorm"), "bias", np.ones(3), ValueError, r".*\(3,\), expected \(4,\)"),
+        (make("InstanceNorm"), "running_mean", np.ones(3), ValueError, ".*unknown keys"),
+        (bnfast.InstanceNorm(3), "weight", np.ones(3), ValueError, ".*unknown keys"),
+    ],
+)
+def test_a_bad_state_of_the_other_norms_changes_nothing(layer, key, value, error, message):
+    before = layer.state_dict()
+    state = {name: array + 1 for name, array in before.items()}
+    state[key] = value
+    if value is None:
+        del state[key]
+    with pytest.raises(error, match=rf"^{type(layer).__name__}\.load_state_dict: {message}"):
+        layer.load_state_dict(state)
+    assert_same_state(layer.state_dict(), before)
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.4, None])
@@ -143,9 +181,10 @@ def test_torch_both_ways(kind, momentum):
     both(batch())
 
 
+@pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_values_of_any_float_type_are_loaded(dtype):
-    saved, loaded = make(), make(seed=9, dtype=np.float32)
+def test_values_of_any_float_type_are_loaded(dtype, name):
+    saved, loaded = make(name), make(name, seed=9, dtype=np.float32)
     saved(data())
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     state = saved.state_dict()
@@ -182,6 +221,14 @@ def test_a_checkpoint_without_bias_or_count():
     assert bn.running.num_batches_tracked == 0
     with pytest.raises(ValueError, match=r"state lacks the keys \['weight'\], expected"):
         bn.load_state_dict({key: state[key] for key in ("bias", "running_mean", "running_var")})
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "GroupNorm", "InstanceNorm"])
+def test_a_checkpoint_of_another_norm_without_bias(name):
+    layer, other = make(name), make(name, seed=9, bias=False)
+    layer.load_state_dict(other.state_dict())
+    np.testing.assert_array_equal(layer.gamma, other.gamma)
+    np.testing.assert_array_equal(layer.beta, 0)
 
 
 def test_keys_that_are_missing_and_unknown_are_told_apart():
@@ -247,24 +294,46 @@ def test_derived_layers_are_copied_whole(protocol):
         assert np.all(copied.running.mean != bn.running.mean)
 
 
-def test_copies_keep_who_shares_a_parameter():
+class NamedNorm(bnfast.GroupNorm):
+    def __init__(self, note):
+        super().__init__(2, 4, axis=2, activation="relu", dropout=0.5, rng=4)
+        self.note = note
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_derived_norms_are_copied_whole(protocol):
+    norm = NamedNorm("first")
+    norm.gamma = np.arange(4.0)
+    norm(data())
+    for copied in (pickle.loads(pickle.dumps(norm, protocol)), copy.deepcopy(norm)):
+        assert type(copied) is NamedNorm and copied.note == "first" and repr(copied) == repr(norm)
+        assert_same_state(copied.state_dict(), norm.state_dict())
+        assert copied(data(3)).tobytes() == copy.deepcopy(norm)(data(3)).tobytes()
+        assert copied.gamma is not norm.gamma
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_copies_keep_who_shares_a_parameter(name):
     """An optimiser that is copied with its layer still changes the layer's array."""
-    bn = make()
-    for layer, gamma in (copy.deepcopy((bn, bn.gamma)), pickle.loads(pickle.dumps((bn, bn.gamma)))):
-        assert layer.gamma is gamma and gamma is not bn.gamma
+    one = make(name)
+    pair = one, one.gamma
+    for layer, gamma in (copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))):
+        assert layer.gamma is gamma and gamma is not one.gamma
 
 
+@pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("value", [1e-310, 1e-60, 1e300, np.inf, np.nan])
-def test_no_floating_point_state_stops_a_load_or_a_copy(value):
-    state = make(dtype=np.float64).state_dict()
-    state.update(weight=np.full(3, value), running_mean=np.full(3, value))
+def test_no_floating_point_state_stops_a_load_or_a_copy(value, name):
+    state = make(name, dtype=np.float64).state_dict()
+    changed = [key for key in ("weight", "running_mean") if key in state]
+    state.update({key: np.full_like(state[key], value) for key in changed})
     with np.errstate(all="raise"):
-        bn = bnfast.BatchNorm(3)
-        bn.load_state_dict(state)
-        bn.gamma = np.full(3, value)
-        copies = copy.deepcopy(bn), pickle.loads(pickle.dumps(bn))
-    with np.errstate(all="ignore"):
-        expected = np.full(3, value).astype(np.float32)
-    for made in (bn, *copies):
-        np.testing.assert_array_equal(made.gamma, expected)
-        np.testing.assert_array_equal(made.running.mean, expected)
+        layer = LAYERS[name]()
+        layer.load_state_dict(state)
+        layer.gamma = state["weight"]
+        copies = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
+    for made in (layer, *copies):
+        for key in changed:
+            with np.errstate(all="ignore"):
+                expected = state[key].astype(np.float32)
+            np.testing.assert_array_equal(made.state_dict()[key], expected)
