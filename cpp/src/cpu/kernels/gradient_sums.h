@@ -61,43 +61,35 @@ BNFAST_INLINE void add_staged(AtAffine<Compute<S>> at, bool centred, bool has_wh
 // Sums of `count` neighbouring channels, plane after plane as they lie in memory.
 template <class S, class Loop>
 void sum_gradients_planes(const Loop& shared_loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper,
-                          const BlockSpan& span, const Position& after, std::int64_t channel, std::int64_t count,
-                          double* sum_dz, double* sum_product) {
+                          const BlockSpan& span, std::int64_t channel, std::int64_t count, double* sum_dz,
+                          double* sum_product) {
     using T = Compute<S>;
     const Loop loop = shared_loop;
     const WhereBits where_bits = known<Loop::kPlain>(task.where);
     const bool has_where = where_bits.bits != nullptr, has_residual = task.residual.data != nullptr;
     const bool centred = task.sums == Sums::kCentred, drops = Loop::drops(dropper.used);
-    const std::int64_t n = span.inner_end - span.inner_begin, total = count * n;
+    const std::int64_t n = span.inner_end - span.inner_begin;
     GradientSums all_sums[kPlanesTogether];
     for (std::int64_t c = 0; c < count; ++c) all_sums[c] = {Vec<double>(0.0), Vec<double>(0.0)};
     for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
-        const Position next = o + 1 < span.outer_end ? Position{o + 1, channel, span.inner_begin} : after;
-        const S *next_x = at<S>(task.x, next), *next_dy = at<S>(task.dy, next);
-        const S* next_residual = has_residual ? at<S>(task.residual, next) : next_x;
         for (std::int64_t c = 0; c < count; ++c) {
             const Position p{o, channel + c, span.inner_begin};
             const GradientRun<S> run = open_inputs<S>(task, dropper.index, p);
-            const Ahead<S> x(run.x, next_x, c * n, total), dy(run.dy, next_dy, c * n, total);
-            const Ahead<S> residual(has_residual ? run.residual : run.x, next_residual, c * n, total);
             const auto affine = load_affine<T, false>(known<Loop::kPlain>(task.affine), p.channel);
             const WhereRun where = open_where<false>(where_bits, p);
             GradientSums sums = all_sums[c];
-            const std::int64_t split = Ahead<S>::split(c * n, total);
-            const auto fetch_inputs = [&](std::int64_t i, bool beyond_split) __attribute__((always_inline)) {
-                x.fetch(i, beyond_split);
-                dy.fetch(i, beyond_split);
-                if (has_residual) residual.fetch(i, beyond_split);
+            const auto fetch_inputs = [&](std::int64_t i) __attribute__((always_inline)) {
+                fetch(run.x + i + kAlong<S>);
+                fetch(run.dy + i + kAlong<S>);
+                if (has_residual) fetch(run.residual + i + kAlong<S>);
             };
             const auto no_head = [](const auto&) __attribute__((always_inline)) { return std::int64_t{0}; };
             const auto same = [&](std::int64_t) __attribute__((always_inline)) { return 0; };
             if constexpr (Loop::kPlain && !Loop::drops(true)) {
-                for_each_vector_split(n, split,
-                                      [&](std::int64_t i, auto lanes, bool beyond_split)
-                                          __attribute__((always_inline)) {
-                                              fetch_inputs(i, beyond_split);
-                                              add_plain<S>(loop, dropper, run, i, lanes, affine, sums);
-                                          });
+                for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+                    fetch_inputs(i);
+                    add_plain<S>(loop, dropper, run, i, lanes, affine, sums);
+                });
             } else {
                 for_each_in_run<S>(
                     run, n, portion_of<Loop>(task.mask), no_head, same,
@@ -106,13 +98,13 @@ void sum_gradients_planes(const Loop& shared_loop, const BackwardTask& task, con
                             if (drops) dropper.prepare(run.mask + begin, portion);
                             if constexpr (Loop::kPlain) {
                                 walk([&](std::int64_t i, auto lanes, int, std::int64_t) __attribute__((always_inline)) {
-                                    fetch_inputs(i, i >= split);
+                                    fetch_inputs(i);
                                     add_plain<S>(loop, dropper, run, i, lanes, affine, sums);
                                 });
                             } else {
                                 Stage<T> stage;
                                 walk([&](std::int64_t i, auto lanes, int, std::int64_t) __attribute__((always_inline)) {
-                                    fetch_inputs(i, i >= split);
+                                    fetch_inputs(i);
                                     put_on_stage<S>(loop, dropper, run, i, lanes, affine, stage, i - begin);
                                 });
                                 loop.backward(stage.z, stage.dz, portion);
@@ -298,8 +290,7 @@ void sum_gradients(const Loop& loop, const BackwardTask& task, const Dropper<Com
     for (std::int64_t c = range.channel_begin; c < range.channel_end; c += together) {
         const std::int64_t count = c + together < range.channel_end ? together : range.channel_end - c;
         const std::int64_t first = c - range.channel_begin;
-        const Position after = after_block(task.geometry, task.blocks, range, b, c + count);
-        sum_gradients_planes<S>(loop, task, dropper, span, after, c, count, sum_dz + first, sum_product + first);
+        sum_gradients_planes<S>(loop, task, dropper, span, c, count, sum_dz + first, sum_product + first);
     }
 }
 

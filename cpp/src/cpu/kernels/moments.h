@@ -28,21 +28,18 @@ BNFAST_INLINE void finish_block(double n, double pivot, double s, double q, doub
 // Sums of `count` neighbouring channels about their pivots: plane after plane as they lie in memory.
 template <class S, bool kPivot, bool kMasked>
 void sum_planes(const MomentsTask& task, std::int64_t channel, std::int64_t count, const BlockSpan& span,
-                const Position& after, const double* pivot, PivotSums* sums) {
+                const double* pivot, PivotSums* sums) {
     Vec<double> s[kPlanesTogether], q[kPlanesTogether];
     for (std::int64_t c = 0; c < count; ++c) s[c] = q[c] = Vec<double>(0.0);
     const std::int64_t n = span.inner_end - span.inner_begin;
     for (std::int64_t o = span.outer_begin; o < span.outer_end; ++o) {
-        const Position following{o + 1, channel, span.inner_begin};
-        const S* next = at<S>(task.x, o + 1 < span.outer_end ? following : after);
         const std::uint8_t* bits = task.where.bits + (kMasked ? o * task.where.pitch : 0);
         for (std::int64_t c = 0; c < count; ++c) {
             const S* run = at<S>(task.x, Position{o, channel + c, span.inner_begin});
-            const Ahead<S> ahead(run, next, c * n, count * n);
             const Vec<double> p(kPivot ? pivot[c] : 0.0);
             Vec<double> sum = s[c], square = q[c];
-            const auto add = [&](std::int64_t i, auto lanes, bool beyond_split) __attribute__((always_inline)) {
-                ahead.fetch(i, beyond_split);
+            for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+                fetch(run + i + kAlong<S>);
                 Vec<double> v = lanes.load_wide(run + i);
                 if constexpr (kPivot) v = lanes.keep_loaded(v - p);
                 if constexpr (kMasked) {
@@ -54,8 +51,7 @@ void sum_planes(const MomentsTask& task, std::int64_t channel, std::int64_t coun
                 } else {
                     square = add_exact_product(square, v, v);
                 }
-            };
-            for_each_vector_split(n, Ahead<S>::split(c * n, count * n), add);
+            });
             s[c] = sum;
             q[c] = square;
         }
@@ -95,13 +91,12 @@ void moments_planes(const MomentsTask& task, const BlockRange& range, const Bloc
             for (std::int64_t c = 0; c < count; ++c) {
                 pivot[c] = sizeof(S) == 8 ? pivot_of<S, kMasked>(task, first + c, span) : 0.0;
             }
-            const Position after = after_block(task.geometry, task.blocks, range, b, first + count);
-            sum_planes<S, sizeof(S) == 8, kMasked>(task, first, count, span, after, pivot, sums);
+            sum_planes<S, sizeof(S) == 8, kMasked>(task, first, count, span, pivot, sums);
             for (std::int64_t c = 0; c < count; ++c) {
                 finish_block(n, pivot[c], sums[c].s, sums[c].q, mean[c], mean_low[c], m2[c]);
                 if (trusted(sums[c].q, m2[c])) continue;
                 pivot[c] = mean[c];
-                sum_planes<S, true, kMasked>(task, first + c, 1, span, after, pivot + c, sums + c);
+                sum_planes<S, true, kMasked>(task, first + c, 1, span, pivot + c, sums + c);
                 finish_block(n, pivot[c], sums[c].s, sums[c].q, mean[c], mean_low[c], m2[c]);
             }
         }

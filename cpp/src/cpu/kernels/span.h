@@ -63,33 +63,6 @@ BNFAST_INLINE void fetch(const void* p) {
     __builtin_prefetch(p, kReads, kPrivateCache);
 }
 
-// What to fetch while `run` is walked, `offset` elements into a strip of `total`: what lies kPrefetchBytes on, in this
-// strip for the elements below split(), in the next one for those from there on. (Where channels do not touch, the run
-// is not at strip + offset, and what is fetched is not exact.)
-template <class S>
-struct Ahead {
-    static constexpr std::int64_t kElements = kPrefetchBytes / static_cast<std::int64_t>(sizeof(S));
-    const S *in_this, *in_next;
-
-    BNFAST_INLINE Ahead(const S* run, const S* next_strip, std::int64_t offset, std::int64_t total)
-        : in_this(run + kElements), in_next(next_strip + (offset + kElements - total)) {}
-    BNFAST_INLINE static std::int64_t split(std::int64_t offset, std::int64_t total) {
-        return (total - offset - kElements) / kLanes * kLanes;
-    }
-    BNFAST_INLINE void fetch(std::int64_t i, bool beyond_split) const {
-        BNFAST_TARGET::fetch((beyond_split ? in_next : in_this) + i);
-    }
-};
-// Calls body(i, lanes, beyond_split) for the vectors of a run of n elements.
-template <class Body>
-BNFAST_INLINE void for_each_vector_split(std::int64_t n, std::int64_t split, Body body) {
-    const std::int64_t whole = n / kLanes * kLanes;
-    std::int64_t i = 0;
-    for (; i < split && i < whole; i += kLanes) body(i, AllLanes{}, false);
-    for (; i < whole; i += kLanes) body(i, AllLanes{}, true);
-    if (i < n) body(i, FirstLanes{static_cast<int>(n - i)}, i >= split);
-}
-
 // Where a walk over kCount rows at once, at element i of `width`, will be kPrefetchBytes later: a distance from there.
 template <class S, int kCount>
 BNFAST_INLINE std::int64_t rows_ahead(std::int64_t stride, std::int64_t width, std::int64_t i) {
@@ -105,15 +78,6 @@ BNFAST_INLINE std::uint32_t bits_from(const std::uint8_t* row, std::int64_t i) {
     return word >> (i & 7);
 }
 BNFAST_INLINE bool bit_at(const std::uint8_t* row, std::int64_t i) { return (row[i >> 3] >> (i & 7)) & 1; }
-
-// Where a walk over blocks of planes goes on after channels [.., channel_end) of block b: what to fetch ahead.
-BNFAST_INLINE Position after_block(const Geometry& geometry, const Blocks& blocks, const BlockRange& range,
-                                   std::int64_t b, std::int64_t channel_end) {
-    const bool same_block = channel_end < range.channel_end;
-    if (!same_block && b + 1 < blocks.count) ++b;
-    const BlockSpan span = span_of(geometry, blocks, b);
-    return {span.outer_begin, same_block ? channel_end : range.channel_begin, span.inner_begin};
-}
 
 // How far ahead of an element to fetch another: what comes next in memory, or what is so many channels on.
 template <class S>
