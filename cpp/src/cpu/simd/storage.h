@@ -57,11 +57,15 @@ BNFAST_INLINE Vec<float>::Part decode(ShortPart raw, BFloat16) {
 BNFAST_INLINE ShortPart encode(Vec<float>::Part value, BFloat16) {
 #if defined(__AVX512F__)
     const __m512i word = _mm512_castps_si512(value);
-    const __mmask16 odd = _mm512_test_epi32_mask(word, _mm512_set1_epi32(0x10000));
-    __m512i rounded = _mm512_add_epi32(word, _mm512_set1_epi32(0x7fff));
-    rounded = _mm512_mask_add_epi32(rounded, odd, word, _mm512_set1_epi32(0x8000));
-    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    rounded = _mm512_mask_or_epi32(rounded, nan, word, _mm512_set1_epi32(0x400000));
+    // word | (its bit 16 as bit 0): breaks a tie where the result's last bit is odd, and else changes nothing.
+    constexpr int kFirstOrBoth = 0xf8;  // truth table
+    __m512i rounded =
+        _mm512_ternarylogic_epi32(word, _mm512_maskz_srli_epi32(0xffff, word, 16), _mm512_set1_epi32(1), kFirstOrBoth);
+    rounded = _mm512_add_epi32(rounded, _mm512_set1_epi32(0x7fff));
+    // NaN stays NaN: where `value` is one, it replaces what was rounded, made quiet.
+    constexpr int kQuietNan = 0x22;  // the responses to a quiet and to a signalling NaN; to all else, `rounded`
+    rounded =
+        _mm512_castps_si512(_mm512_fixupimm_ps(_mm512_castsi512_ps(rounded), value, _mm512_set1_epi32(kQuietNan), 0));
     // One shuffle, where a shift and vpmovdw would be three operations.
     const __m512i source = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29, 27, 25, 23, 21, 19,
                                             17, 15, 13, 11, 9, 7, 5, 3, 1);
