@@ -224,10 +224,12 @@ def check_forward(case: Case, out: np.ndarray | None = None) -> None:
         assert not ctx.moments.mean.any() and not ctx.moments.m2.any()
         return
     largest = np.abs(mean) + np.sqrt(var)
-    assert_near(ctx.moments.mean, mean, largest)
-    assert_near(ctx.moments.var(), var, var, units=1e4)
+    # 16-bit x: mean within 2**-20 of std, var within 2**-16.
+    of_mean, of_var = (2.0**33, 2.0**37) if case.x.dtype.itemsize == 2 else (16, 1e4)
+    assert_near(ctx.moments.mean, mean, largest, units=of_mean)
+    assert_near(ctx.moments.var(), var, var, units=of_var)
     assert_near(ctx.mean, mean, largest)
-    assert_near(ctx.var, var, var, units=1e4 if case.x.dtype == np.float64 else 2)
+    assert_near(ctx.var, ctx.moments.var(), var, units=1e4 if case.x.dtype == np.float64 else 2)
     assert_near(ctx.invstd, ref.invstd[:, 0], ref.invstd[:, 0], units=1e4)
 
 

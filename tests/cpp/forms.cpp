@@ -92,7 +92,8 @@ struct FromOutput {
 
 BNFAST_FORM(About, 3, 3, const PartMoments<Value<T>> m = moments_about(x[0], Value<T>(37), x[1], x[2]);
             return {{m.mean, m.mean_low, m.m2}};)
-BNFAST_FORM(Trusted, 2, 1, return {{select(trusted(x[0], x[1]), x[0], x[1])}};)
+BNFAST_FORM(Trusted, 2, 2,
+            return {{select(trusted(x[0], x[1]), x[0], x[1]), select(trusted_in_short_runs(x[0], x[1]), x[0], x[1])}};)
 template <int kCountA, int kCountB>
 struct Merged {
     static constexpr int kArguments = 6, kResults = 3;

@@ -42,6 +42,15 @@ BNFAST_INLINE auto trusted(V q, V m2) {
     return q <= V(kTrusted) * m2;
 }
 
+// The same for sums of short runs (sums.h): up to this ratio the mean is within 2**-20 of the standard deviation, and
+// m2 within 2**-16, relative. Where Q is smaller, squares may have lost digits below the smallest float32; where it is
+// larger, it is infinite.
+template <class V>
+BNFAST_INLINE auto trusted_in_short_runs(V q, V m2) {
+    constexpr double kTrusted = 6.0, kSmallest = 0x1p-100, kLargest = 0x1p1000;
+    return (q <= V(kTrusted) * m2) & (q >= V(kSmallest)) & (q <= V(kLargest));
+}
+
 // The moments of two parts of count_a and count_b elements give those of the whole (Chan, Golub & LeVeque 1979).
 template <class V>
 BNFAST_INLINE PartMoments<V> merged(const PartMoments<V>& a, const PartMoments<V>& b, double count_a, double count_b) {

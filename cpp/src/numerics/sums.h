@@ -15,6 +15,10 @@ BNFAST_INLINE double sum_along_tree(double (&lane)[kLanes]) {
     return lane[0];
 }
 
+// A short run of 16-bit elements: so many vectors, or rows, are summed in float32, even and odd ones apart, and only
+// the sums of both in float64.
+constexpr int kShortRun = 16;
+
 // Calls merge(a, b, end) for every merger of blocks: block a, by then all of a to b - 1, absorbs block b, by then all
 // of b to end - 1. A tree that depends on the number of blocks alone.
 template <class Merge>

@@ -67,7 +67,7 @@ BNFAST_INLINE void fetch(const void* p) {
 template <class S, int kCount>
 BNFAST_INLINE std::int64_t rows_ahead(std::int64_t stride, std::int64_t width, std::int64_t i) {
     constexpr std::int64_t kAhead = kPrefetchBytes / static_cast<std::int64_t>(sizeof(S)) / kRowsAtOnce;
-    if (width <= kAhead) return kRowsAtOnce * stride;
+    if (width <= kAhead) return (kCount > kRowsAtOnce ? kCount : kRowsAtOnce) * stride;
     return i + kAhead < width ? kAhead : kCount * stride + kAhead - width;
 }
 

@@ -77,6 +77,27 @@ BNFAST_INLINE void for_each_vector(std::int64_t n, std::int64_t head, Body body)
     }
 }
 
+// The vectors of a run of n elements in short runs (numerics/sums.h): add(i, lanes, sums) adds one to Sums, which begin
+// at zero, and flush(even, odd) takes those of each short run. The additions of even and odd vectors overlap.
+template <class Sums, class Add, class Flush>
+BNFAST_INLINE void for_each_short_run(std::int64_t n, Add add, Flush flush) {
+    for (std::int64_t i = 0, end; i < n; i = end) {
+        end = n - i < kShortRun * kLanes ? n : i + kShortRun * kLanes;
+        Sums even, odd;
+        for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
+            add(i, AllLanes{}, even);
+            add(i + kLanes, AllLanes{}, odd);
+        }
+        if (i + kLanes <= end) {
+            add(i, AllLanes{}, even);
+            if (i + kLanes < end) add(i + kLanes, FirstLanes{static_cast<int>(end - i) - kLanes}, odd);
+        } else if (i < end) {
+            add(i, FirstLanes{static_cast<int>(end - i)}, even);
+        }
+        flush(even, odd);
+    }
+}
+
 // Elements before p reaches the alignment that stream() wants.
 template <class S>
 BNFAST_INLINE std::int64_t head_of(const S* p) {
