@@ -94,6 +94,7 @@ BNFAST_FORM(About, 3, 3, const PartMoments<Value<T>> m = moments_about(x[0], Val
             return {{m.mean, m.mean_low, m.m2}};)
 BNFAST_FORM(Trusted, 2, 2,
             return {{select(trusted(x[0], x[1]), x[0], x[1]), select(trusted_in_short_runs(x[0], x[1]), x[0], x[1])}};)
+BNFAST_FORM(SumsStand, 2, 1, return {{select(sums_stand(x[0], x[1]), x[0], x[1])}};)
 template <int kCountA, int kCountB>
 struct Merged {
     static constexpr int kArguments = 6, kResults = 3;
@@ -152,6 +153,7 @@ forms::Table table_of_forms() {
     static constexpr forms::Form<double> kDouble[] = {BNFAST_FORMS_OF_BOTH(double),
                                                       form<double, About<double>>("moments_about"),
                                                       form<double, Trusted<double>>("trusted"),
+                                                      form<double, SumsStand<double>>("sums_stand"),
                                                       form<double, Merged<3, 5>>("merged"),
                                                       form<double, Merged<3, 0>>("merged with nothing"),
                                                       form<double, Merged<0, 3>>("nothing merged"),

@@ -1,4 +1,4 @@
-"""Statistics of 16-bit x, short runs of which are summed in float32."""
+"""Statistics and gradient sums of 16-bit x, short runs of which are summed in float32."""
 
 from __future__ import annotations
 
@@ -85,3 +85,64 @@ def test_where_leaves_the_bound(name, dtype):
             _, var = exact_moments(x[:, c][where[:, 0]])
             of_var = Fraction(float(moments.var()[c])) - var
             assert abs(of_var) <= Fraction(SHORT_VAR) * var, (kind, c)
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+
+def exact_sums(x, dz, moments):
+    """sum dz, sum dz * (x - mean), and both of magnitudes, for each channel."""
+    wide = np.longdouble
+    axes = (0, *range(2, x.ndim))
+    of_channel = (1, -1, *[1] * (x.ndim - 2))
+    centred = x.astype(wide) - moments.mean.astype(wide).reshape(of_channel)
+    centred -= moments.mean_low.reshape(of_channel)
+    dz = dz.astype(wide)
+    return [a.sum(axes) for a in (dz, dz * centred, np.abs(dz), np.abs(dz * centred))]
+
+
+@pytest.mark.parametrize("dtype", SHORT, ids=str)
+@pytest.mark.parametrize("name", ["planes", "short planes", "rows"])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_gradient_sums_are_those_of_float32(name, dtype, activation, target):
+    """Also where dy, or x, is so large or small that their products are beyond float32."""
+    shape = SHAPES[name]
+    generator = np.random.default_rng(7)
+    of_dy = [1.0, 0.0, *([1e-20, 1e-32, 1e37, 3e38] if dtype == BFLOAT16 else [1e-6, 3e4])]
+    x_kinds = ["mean / std 1.5", "far from zero", "constant", "outliers", "denormals"]
+    if dtype == BFLOAT16:
+        x_kinds += ["std 1e+18", "std 5e+37", "std 1e-18", "std 1e-30"]
+    for size in of_dy:
+        dy = (generator.uniform(-1, 1, shape) * size).astype(np.float32).astype(dtype)
+        for kind in x_kinds:
+            x = kinds(shape, dtype)[kind].astype(np.float32).astype(dtype)
+            _, ctx = bnfast.batch_norm(x, eps=1e-30, activation=activation)
+            sums = bnfast.batch_norm_backward_sums(dy, ctx)
+            passed = dy
+            if activation == "relu":
+                unit, _ = bnfast.batch_norm(x, eps=1e-30)
+                passed = np.where(unit.astype(np.float32) > 0, dy.astype(np.float32), 0)
+            exact, exact_xmu, all_dz, all_xmu = exact_sums(x, passed, ctx.moments)
+            assert (np.abs(sums.sum_dy - exact) <= all_dz / 2**20).all(), (size, kind)
+            assert (np.abs(sums.sum_dy_xmu - exact_xmu) <= all_xmu / 2**20).all(), (size, kind)
+            if kind == "constant":
+                assert not sums.sum_dy_xmu.any()
+
+
+@pytest.mark.parametrize("dtype", SHORT, ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_channels_do_not_depend_on_the_loop_that_others_need(name, dtype):
+    """An extreme channel takes all of a call to the general loop."""
+    shape = SHAPES[name]
+    generator = np.random.default_rng(8)
+    x, dy = generator.normal(1, 2, (2, *shape)).astype(np.float32).astype(dtype)
+    gamma, beta = np.ones(shape[1]), np.zeros(shape[1])
+    results = []
+    for last in (1.0, 2.0**80):
+        gamma[-1] = last
+        _, ctx = bnfast.batch_norm(x, gamma, beta, activation="relu")
+        sums = bnfast.batch_norm_backward_sums(dy, ctx)
+        results.append([sums.sum_dy[:-1], sums.sum_dy_xmu[:-1]])
+        assert np.isfinite(sums.sum_dy_xmu).all()
+    for one, other in zip(*results, strict=True):
+        assert one.tobytes() == other.tobytes()

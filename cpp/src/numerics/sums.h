@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "numerics/blocks.h"
+#include "numerics/scalar.h"
 
 namespace bnfast::BNFAST_NUMERICS {
 
@@ -18,6 +19,16 @@ BNFAST_INLINE double sum_along_tree(double (&lane)[kLanes]) {
 // A short run of 16-bit elements: so many vectors, or rows, are summed in float32, even and odd ones apart, and only
 // the sums of both in float64.
 constexpr int kShortRun = 16;
+
+// Whether sums of dz and of dz * (x - mean) in short runs are right: they did not leave float32, and if the products
+// lost digits below its smallest numbers, these are nothing beside the sum.
+template <class V>
+BNFAST_INLINE auto sums_stand(V dz, V product) {
+    const V zero(0), smallest(0x1p-100);
+    const auto finite = (dz - dz == zero) & (product - product == zero);
+    const auto nothing = (dz == zero) & (product == zero);
+    return finite & ((abs(product) >= smallest) | nothing);
+}
 
 // Calls merge(a, b, end) for every merger of blocks: block a, by then all of a to b - 1, absorbs block b, by then all
 // of b to end - 1. A tree that depends on the number of blocks alone.

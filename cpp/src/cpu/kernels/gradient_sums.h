@@ -1,10 +1,11 @@
 // Sums over blocks of dz, the gradient of gradient.h, and of dz * (x - mean) (Ioffe & Szegedy 2015, section 3): they
 // give dbeta = sum dz and dgamma = sum dz * (x - mean) * invstd.
 //
-// For 32-bit and narrower x, sum dz * (x - mean) is sum dz * x - mean * sum dz: the products are exact in float64, x
-// need not be centred, and what cancels is below the rounding of a centred float32. Where it might not be (the mean is
-// very far from zero, or x is constant and the sum has to be zero) the channel is summed again, centred. The choice is
-// a channel's own.
+// For float32 x, sum dz * (x - mean) is sum dz * x - mean * sum dz: the products are exact in float64, x need not be
+// centred, and what cancels is below the rounding of a centred float32. Where it might not be (the mean is very far
+// from zero, or x is constant and the sum has to be zero) the channel is summed again, centred. 16-bit x is centred,
+// and short runs (numerics/sums.h) of it are summed in float32; where that was not enough, the channel is summed again
+// in float64. The choice is a channel's own.
 #pragma once
 
 #include "cpu/kernels/gradient.h"
@@ -13,53 +14,81 @@
 namespace bnfast {
 namespace BNFAST_TARGET {
 
-// Running sums of dz and of its products with x, or with x - mean.
+// Sums of dz and of its products with x - mean over a short run.
+struct ShortGradientSums {
+    Vec<float> dz = Vec<float>(0.0F), product = Vec<float>(0.0F);
+
+    BNFAST_INLINE void add(Vec<float> gradient, Vec<float> factor) {
+        dz = dz + gradient;
+        product = product + factor * gradient;
+    }
+};
+// The same over a block, or products with x.
 struct GradientSums {
     Vec<double> dz, product;
+
+    template <class T>
+    BNFAST_INLINE void add(Vec<T> gradient, Vec<T> factor) {
+        dz = dz + widen(gradient);
+        if constexpr (sizeof(T) == 8) {
+            product = product + factor * gradient;
+        } else {
+            product = add_exact_product(product, widen(factor), widen(gradient));
+        }
+    }
+    BNFAST_INLINE void add_run(const ShortGradientSums& even, const ShortGradientSums& odd) {
+        dz = dz + widen(even.dz + odd.dz);
+        product = product + widen(even.product + odd.product);
+    }
 };
+// Calls add(i, lanes, sums) for the vectors of n elements: with `sums`, or with those of short runs, which go there.
+template <bool kShort, class Add>
+BNFAST_INLINE void add_run(std::int64_t n, GradientSums& sums, Add add) {
+    if constexpr (kShort) {
+        for_each_short_run<ShortGradientSums>(n, add,
+                                              [&](const auto& even, const auto& odd)
+                                                  __attribute__((always_inline)) { sums.add_run(even, odd); });
+    } else {
+        for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) { add(i, lanes, sums); });
+    }
+}
+
+// Sums that start from y, or were not finite in short runs, are float64; their loops are not plain.
+template <class S, class Loop>
+BNFAST_INLINE bool goes_in_short_runs(const BackwardTask& task) {
+    return sizeof(S) == 2 && (Loop::kPlain || task.sums == Sums::kAboutZero);
+}
 
 // Adds one vector of a plain loop.
-template <class S, class Loop, class Lanes>
+template <class S, class Loop, class Lanes, class Sums>
 BNFAST_INLINE void add_plain(const Loop& loop, const Dropper<Compute<S>>& dropper, const GradientRun<S>& run,
-                             std::int64_t i, Lanes lanes, const Affine<Compute<S>>& affine, GradientSums& sums) {
+                             std::int64_t i, Lanes lanes, const Affine<Compute<S>>& affine, Sums& sums) {
     const AtAffine<Compute<S>> at = at_affine<S>(loop, dropper, run, i, lanes, affine);
-    // Widened straight from memory where that is all that is needed of a vector.
-    Vec<double> dz;
-    if constexpr (Loop::kPassesDy) {
-        dz = lanes.load_wide(run.dy + i);
+    if constexpr (sizeof(S) != 4) {
+        sums.add(at.dz, at.centred);
     } else {
-        dz = widen(at.dz);
-    }
-    sums.dz = sums.dz + dz;
-    if constexpr (sizeof(S) == 8) {
-        sums.product = sums.product + at.centred * dz;
-    } else {
+        // Widened straight from memory where that is all that is needed of a vector.
+        Vec<double> dz = widen(at.dz);
+        if constexpr (Loop::kPassesDy) dz = lanes.load_wide(run.dy + i);
+        sums.dz = sums.dz + dz;
         sums.product = add_exact_product(sums.product, lanes.load_wide(run.x + i), dz);
     }
 }
 // Adds one vector that comes from the stage. has_where: only the lanes of bits `where` take part.
-template <class S>
-BNFAST_INLINE void add_staged(AtAffine<Compute<S>> at, bool centred, bool has_where, std::uint32_t where,
-                              GradientSums& sums) {
-    using T = Compute<S>;
+template <class T, class Sums>
+BNFAST_INLINE void add_staged(AtAffine<T> at, bool centred, bool has_where, std::uint32_t where, Sums& sums) {
     Vec<T> factor = centred ? at.centred : at.x;
     if (has_where) {
         at.dz = select(lanes_of<T>(where), at.dz, Vec<T>(0));
         factor = select(lanes_of<T>(where), factor, Vec<T>(0));
     }
-    const Vec<double> dz = widen(at.dz);
-    sums.dz = sums.dz + dz;
-    if constexpr (sizeof(T) == 8) {
-        sums.product = sums.product + factor * dz;
-    } else {
-        sums.product = add_exact_product(sums.product, widen(factor), dz);
-    }
+    sums.add(at.dz, factor);
 }
 
 // --- planes -----------------------------------------------------------------------------------------------------
 
 // Sums of `count` neighbouring channels, plane after plane as they lie in memory.
-template <class S, class Loop>
+template <class S, bool kShort, class Loop>
 void sum_gradients_planes(const Loop& shared_loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper,
                           const BlockSpan& span, std::int64_t channel, std::int64_t count, double* sum_dz,
                           double* sum_product) {
@@ -67,7 +96,7 @@ void sum_gradients_planes(const Loop& shared_loop, const BackwardTask& task, con
     const Loop loop = shared_loop;
     const WhereBits where_bits = known<Loop::kPlain>(task.where);
     const bool has_where = where_bits.bits != nullptr, has_residual = task.residual.data != nullptr;
-    const bool centred = task.sums == Sums::kCentred, drops = Loop::drops(dropper.used);
+    const bool centred = sizeof(S) != 4 || task.sums == Sums::kCentred, drops = Loop::drops(dropper.used);
     const std::int64_t n = span.inner_end - span.inner_begin;
     GradientSums all_sums[kPlanesTogether];
     for (std::int64_t c = 0; c < count; ++c) all_sums[c] = {Vec<double>(0.0), Vec<double>(0.0)};
@@ -83,38 +112,32 @@ void sum_gradients_planes(const Loop& shared_loop, const BackwardTask& task, con
                 fetch(run.dy + i + kAlong<S>);
                 if (has_residual) fetch(run.residual + i + kAlong<S>);
             };
-            const auto no_head = [](const auto&) __attribute__((always_inline)) { return std::int64_t{0}; };
-            const auto same = [&](std::int64_t) __attribute__((always_inline)) { return 0; };
-            if constexpr (Loop::kPlain && !Loop::drops(true)) {
-                for_each_vector(n, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
-                    fetch_inputs(i);
-                    add_plain<S>(loop, dropper, run, i, lanes, affine, sums);
-                });
-            } else {
-                for_each_in_run<S>(
-                    run, n, portion_of<Loop>(task.mask), no_head, same,
-                    [&](const auto&, std::int64_t begin, std::int64_t portion, auto walk)
-                        __attribute__((always_inline)) {
-                            if (drops) dropper.prepare(run.mask + begin, portion);
-                            if constexpr (Loop::kPlain) {
-                                walk([&](std::int64_t i, auto lanes, int, std::int64_t) __attribute__((always_inline)) {
-                                    fetch_inputs(i);
-                                    add_plain<S>(loop, dropper, run, i, lanes, affine, sums);
-                                });
-                            } else {
-                                Stage<T> stage;
-                                walk([&](std::int64_t i, auto lanes, int, std::int64_t) __attribute__((always_inline)) {
-                                    fetch_inputs(i);
-                                    put_on_stage<S>(loop, dropper, run, i, lanes, affine, stage, i - begin);
-                                });
-                                loop.backward(stage.z, stage.dz, portion);
-                                walk([&](std::int64_t i, auto lanes, int, std::int64_t) __attribute__((always_inline)) {
-                                    const auto at = from_stage<S>(loop, run, i, lanes, affine, stage, i - begin);
-                                    const std::uint32_t part = has_where ? bits_from(where.row, where.first + i) : 0;
-                                    add_staged<S>(at, centred, has_where, part, sums);
-                                });
-                            }
-                        });
+            const std::int64_t most = kShort ? kShortRun * kLanes : portion_of<Loop>(task.mask);
+            const std::int64_t portion = Loop::kPlain && !drops ? n : most;
+            for (std::int64_t begin = 0; begin < n; begin += portion) {
+                const std::int64_t length = n - begin < portion ? n - begin : portion;
+                if (drops) dropper.prepare(run.mask + begin, length);
+                if constexpr (Loop::kPlain) {
+                    add_run<kShort>(length, sums,
+                                    [&](std::int64_t i, auto lanes, auto& some) __attribute__((always_inline)) {
+                                        fetch_inputs(begin + i);
+                                        add_plain<S>(loop, dropper, run, begin + i, lanes, affine, some);
+                                    });
+                } else {
+                    Stage<T> stage;
+                    for_each_vector(length, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
+                        fetch_inputs(begin + i);
+                        put_on_stage<S>(loop, dropper, run, begin + i, lanes, affine, stage, i);
+                    });
+                    loop.backward(stage.z, stage.dz, length);
+                    add_run<kShort>(length, sums,
+                                    [&](std::int64_t i, auto lanes, auto& some) __attribute__((always_inline)) {
+                                        const auto at = from_stage<S>(loop, run, begin + i, lanes, affine, stage, i);
+                                        const std::uint32_t part =
+                                            has_where ? bits_from(where.row, where.first + begin + i) : 0;
+                                        add_staged(at, centred, has_where, part, some);
+                                    });
+                }
             }
             all_sums[c] = sums;
         }
@@ -127,7 +150,7 @@ void sum_gradients_planes(const Loop& shared_loop, const BackwardTask& task, con
 
 // --- rows -------------------------------------------------------------------------------------------------------
 
-template <class S, int kCount, class Loop>
+template <class S, int kCount, bool kShort = false, class Loop>
 void add_gradient_rows(const Loop& shared_loop, const BackwardTask& task, const Dropper<Compute<S>>& dropper,
                        std::int64_t o, const BlockRange& range, bool in_slots, double* sum_dz, double* sum_product) {
     using T = Compute<S>;
@@ -135,7 +158,8 @@ void add_gradient_rows(const Loop& shared_loop, const BackwardTask& task, const 
     const std::int64_t width = range.channel_end - range.channel_begin;
     const std::int64_t stride_x = task.x.outer_stride, stride_dy = task.dy.outer_stride;
     const std::int64_t stride_residual = task.residual.outer_stride;
-    const bool has_residual = task.residual.data != nullptr, centred = task.sums == Sums::kCentred;
+    const bool has_residual = task.residual.data != nullptr;
+    const bool centred = sizeof(S) != 4 || task.sums == Sums::kCentred;
     const AffineArrays coefficients = known<Loop::kPlain>(task.affine);
     GradientRun<S> runs[kCount];
     BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
@@ -143,6 +167,7 @@ void add_gradient_rows(const Loop& shared_loop, const BackwardTask& task, const 
         runs[r].slot = in_slots ? r : 0;
     }
     const auto fetch_inputs = [&](std::int64_t i) __attribute__((always_inline)) {
+        if (sizeof(S) == 2 && i % (2 * kLanes) != 0) return;  // a line of memory is two vectors
         const std::int64_t ahead_x = rows_ahead<S, kCount>(stride_x, width, i);
         const std::int64_t ahead_dy = rows_ahead<S, kCount>(stride_dy, width, i);
         const std::int64_t ahead_residual = rows_ahead<S, kCount>(stride_residual, width, i);
@@ -156,14 +181,20 @@ void add_gradient_rows(const Loop& shared_loop, const BackwardTask& task, const 
     const auto add_rows = [&](std::int64_t i, auto lanes, auto add) __attribute__((always_inline)) {
         const auto affine = load_affine<T, true>(coefficients, range.channel_begin + i);
         GradientSums sums{lanes.load(sum_dz + i), lanes.load(sum_product + i)};
-        BNFAST_UNROLL for (int r = 0; r < kCount; ++r) add(r, affine, sums);
+        if constexpr (kShort) {
+            ShortGradientSums run[2];
+            BNFAST_UNROLL for (int r = 0; r < kCount; ++r) add(r, affine, run[r % 2]);
+            sums.add_run(run[0], run[1]);
+        } else {
+            BNFAST_UNROLL for (int r = 0; r < kCount; ++r) add(r, affine, sums);
+        }
         lanes.store(sum_dz + i, sums.dz, false);
         lanes.store(sum_product + i, sums.product, false);
     };
     if constexpr (Loop::kPlain) {
         for_each_vector(width, 0, [&](std::int64_t i, auto lanes) __attribute__((always_inline)) {
             fetch_inputs(i);
-            add_rows(i, lanes, [&](int r, const Affine<T>& affine, GradientSums& sums) __attribute__((always_inline)) {
+            add_rows(i, lanes, [&](int r, const Affine<T>& affine, auto& sums) __attribute__((always_inline)) {
                 add_plain<S>(loop, dropper, runs[r], i, lanes, affine, sums);
             });
         });
@@ -182,10 +213,9 @@ void add_gradient_rows(const Loop& shared_loop, const BackwardTask& task, const 
             for (int r = 0; r < kCount; ++r) loop.backward(stage.z + r * kPiece, stage.dz + r * kPiece, n);
             for_each_vector(n, 0, [&](std::int64_t k, auto lanes) __attribute__((always_inline)) {
                 add_rows(begin + k, lanes,
-                         [&](int r, const Affine<T>& affine, GradientSums& sums) __attribute__((always_inline)) {
-                             add_staged<S>(from_stage<S>(loop, runs[r], begin + k, lanes, affine, stage,
-                                                         r * kPiece + k),
-                                           centred, false, 0, sums);
+                         [&](int r, const Affine<T>& affine, auto& sums) __attribute__((always_inline)) {
+                             add_staged(from_stage<S>(loop, runs[r], begin + k, lanes, affine, stage, r * kPiece + k),
+                                        centred, false, 0, sums);
                          });
             });
         }
@@ -203,6 +233,14 @@ void sum_gradients_rows(const Loop& loop, const BackwardTask& task, const Droppe
     const std::int64_t between = (kCount - 1) * task.mask.all_channels;  // mask elements from the first row to the last
     const bool together = task.mask.all_channels % kLanes == 0 && between + width <= kMostPrepared &&
                           !dropper.window.stores_runs();  // one portion of bits, in which all rows line up
+    if constexpr (sizeof(S) == 2) {
+        // Which rows go together with dropout is a matter of speed, so that these are no short runs.
+        if (task.where.bits == nullptr && !drops && goes_in_short_runs<S, Loop>(task)) {
+            for (; o + kShortRun <= span.outer_end; o += kShortRun) {
+                add_gradient_rows<S, kShortRun, true>(loop, task, dropper, o, range, false, sum_dz, sum_product);
+            }
+        }
+    }
     if (task.where.bits == nullptr && drops && stores_row_batches(task.mask)) {
         for (; o + kCount <= span.outer_end; o += kCount) {
             for (std::int64_t c = 0; c < width; c += kWholeBatches) {
@@ -289,25 +327,31 @@ void sum_gradients(const Loop& loop, const BackwardTask& task, const Dropper<Com
     const std::int64_t together = planes_together(task.geometry);
     for (std::int64_t c = range.channel_begin; c < range.channel_end; c += together) {
         const std::int64_t count = c + together < range.channel_end ? together : range.channel_end - c;
-        const std::int64_t first = c - range.channel_begin;
-        sum_gradients_planes<S>(loop, task, dropper, span, c, count, sum_dz + first, sum_product + first);
+        double *const dz = sum_dz + (c - range.channel_begin), *const product = sum_product + (c - range.channel_begin);
+        if (goes_in_short_runs<S, Loop>(task)) {
+            sum_gradients_planes<S, sizeof(S) == 2>(loop, task, dropper, span, c, count, dz, product);
+        } else if constexpr (sizeof(S) != 2 || !Loop::kPlain) {
+            sum_gradients_planes<S, false>(loop, task, dropper, span, c, count, dz, product);
+        }
     }
 }
 
 BNFAST_INLINE bool is_finite(double value) { return value - value == 0.0; }
 
 // Makes sums about zero those about the mean. Channels that have to be centred from the start, or whose sums came to
-// nothing, are summed again.
+// nothing, are summed again; those of 16-bit x where short runs were not enough.
 template <class S>
 void move_to_mean(const BackwardTask& task, const BlockRange& range, std::int64_t b, double* sum_dz,
                   double* sum_dz_xmu) {
     const Geometry& g = task.geometry;
     const double* mean = task.centre.mean + range.channel_begin;
     const bool* centred = task.centre.centred + range.channel_begin;
-    const auto stands = [&](std::int64_t c) { return !centred[c] && is_finite(sum_dz_xmu[c]); };
+    const auto stands = [&](std::int64_t c) {
+        return sizeof(S) == 2 ? sums_stand(sum_dz[c], sum_dz_xmu[c]) : !centred[c] && is_finite(sum_dz_xmu[c]);
+    };
     bool all = true;
     for (std::int64_t c = 0; c < range.channel_end - range.channel_begin; ++c) {
-        sum_dz_xmu[c] = sum_about_mean(sum_dz_xmu[c], sum_dz[c], mean[c]);
+        if constexpr (sizeof(S) == 4) sum_dz_xmu[c] = sum_about_mean(sum_dz_xmu[c], sum_dz[c], mean[c]);
         all &= stands(c);
     }
     if (all) return;

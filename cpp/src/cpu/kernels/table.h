@@ -128,7 +128,8 @@ struct ActivationCall {
     bool from_output = false;
 };
 
-// What sums of backward are of: dz * x, which are moved to the mean block by block, or dz * (x - mean).
+// What sums of backward are of: dz * x, which are moved to the mean block by block, or dz * (x - mean), as those of
+// 16-bit x always are: kAboutZero then stands for short runs, where these are possible.
 enum class Sums { kAboutZero, kCentred };
 
 struct ForwardTask {
