@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -307,3 +308,13 @@ def bits_of_every_result(case: Case) -> dict[str, bytes]:
 
 def assert_equal_bits(got: dict[str, bytes], want: dict[str, bytes]) -> None:
     assert [name for name in want if got[name] != want[name]] == []
+
+
+@contextmanager
+def random_schedule(seed: int) -> Iterator[None]:
+    """The library's decisions on how to cut and share out work are drawn at random."""
+    bnfast._core.randomise_schedule(seed)
+    try:
+        yield
+    finally:
+        bnfast._core.randomise_schedule(None)

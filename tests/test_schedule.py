@@ -7,8 +7,6 @@ at random, so that ways of computing are compared that the thresholds would not 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +27,7 @@ from cases import (
     check_gradients,
     every_result,
     numbers,
+    random_schedule,
 )
 from programs import python
 
@@ -268,15 +267,6 @@ def check_fused_dropout(case: Case, by: int) -> None:
 
 
 # --- decisions drawn at random --------------------------------------------------------------------
-
-
-@contextmanager
-def random_schedule(seed: int) -> Iterator[None]:
-    bnfast._core.randomise_schedule(seed)
-    try:
-        yield
-    finally:
-        bnfast._core.randomise_schedule(None)
 
 
 def random_case(rng: np.random.Generator) -> Case:

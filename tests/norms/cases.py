@@ -71,9 +71,7 @@ def case_of(name: str, shape: tuple[int, ...], dtype: Any = np.float32, *, axis:
     options["axis"] = axis if axis is not None else (-1 if name in BEFORE else 1)
     if name == "group_norm":
         options.setdefault("num_groups", 2)
-    parts = reference.Parts(
-        name, shape, axis=options["axis"], num_groups=options.get("num_groups")
-    )
+    parts = reference.Parts(name, shape, axis=options["axis"], num_groups=options.get("num_groups"))
     generator = np.random.default_rng(draw)
     x, dy, dh = (generator.normal(1, 2, shape).astype(dtype) for _ in range(3))
     gamma, beta = generator.uniform(0.5, 2, (2, *parts.parameter_shape)).astype(np.float32)
@@ -108,14 +106,14 @@ def norm_cases(
             channels = shape[channel]
             divisors = [n for n in range(1, channels + 1) if channels % n == 0]
             options["num_groups"] = draw(st.sampled_from(divisors))
-    parts = reference.Parts(
-        name, shape, axis=options["axis"], num_groups=options.get("num_groups")
-    )
+    parts = reference.Parts(name, shape, axis=options["axis"], num_groups=options.get("num_groups"))
     dtype = draw(st.sampled_from(dtypes))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
 
     def tensor() -> np.ndarray:
-        return as_view(generator.normal(1.0, 2.0, shape).astype(dtype), draw(st.sampled_from(VIEWS)))
+        return as_view(
+            generator.normal(1.0, 2.0, shape).astype(dtype), draw(st.sampled_from(VIEWS))
+        )
 
     parameters = []
     for low in (0.5, -1.0):
@@ -127,7 +125,10 @@ def norm_cases(
         options["residual"] = tensor()
     if draw(st.booleans()):
         options["dropout"] = draw(st.sampled_from([0.0, 0.3, 0.5, 1.0]))
-        options |= {"seed": draw(st.integers(0, 2**64 - 1)), "offset": draw(st.sampled_from([0, 5]))}
+        options |= {
+            "seed": draw(st.integers(0, 2**64 - 1)),
+            "offset": draw(st.sampled_from([0, 5])),
+        }
     options["activation"] = draw(st.sampled_from(ACTIVATIONS))
     if options["activation"] == "leaky_relu":
         options["activation_slope"] = draw(st.sampled_from([0.01, 0.25, -0.5, 0.0]))

@@ -66,8 +66,8 @@ def mean_of(flat, **options):
     return flat.sum(**options) / max(flat.shape[1], 1)
 
 
-def forward(name, x, gamma=None, beta=None, *, axis, num_groups=None, eps, residual=None,
-            activation=None, activation_slope=0.01, dropout=0.0, seed=0, offset=0, h=None):  # fmt: skip
+def forward(name, x, gamma=None, beta=None, *, axis, num_groups=None, eps, residual=None, h=None,
+            activation=None, activation_slope=0.01, dropout=0.0, seed=0, offset=0):  # fmt: skip
     """Return y and what backward needs; `h` is used in place of what x and residual give."""
     parts = Parts(name, x.shape, axis=axis, num_groups=num_groups)
     kept = np.ones(x.shape, bool)

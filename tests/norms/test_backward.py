@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import ACTIVATIONS, DTYPES, as_view, assert_near, assert_same_bits, channel_dtype, numbers
+from cases import (
+    ACTIVATIONS,
+    DTYPES,
+    as_view,
+    assert_near,
+    assert_same_bits,
+    channel_dtype,
+    numbers,
+)
 from hypothesis import assume, given, settings
 
 import bnfast
@@ -29,19 +37,6 @@ def test_backward_is_the_textbook(case: NormCase):
     ctx, ref = check_forward(case)
     assume(away_from_kinks(case, ref))
     check_gradients(case, case.backward(ctx), ref)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", NAMES)
-def test_every_activation_and_dtype(name, activation):
-    for dtype in DTYPES:
-        for draw in range(100):
-            case = case_of(name, (3, 6, 35), dtype, draw=draw, activation=activation)
-            case.options["residual"] = numbers(case.x.shape, dtype, draw + 1)
-            ctx, ref = check_forward(case)
-            if away_from_kinks(case, ref):
-                break
-        check_gradients(case, case.backward(ctx), ref)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,7 +101,9 @@ def test_dx_is_0_where_x_was_dropped_even_if_its_row_is_nan(name):
     assert not got.dx[~kept].any()
     assert np.isnan(got.dx[2][kept[2]]).all() and np.isnan(got.dresidual[2]).all()
     others = np.arange(5) != 2
-    assert_same_bits([got.dx[others], got.dresidual[others]], [want.dx[others], want.dresidual[others]])
+    assert_same_bits(
+        [got.dx[others], got.dresidual[others]], [want.dx[others], want.dresidual[others]]
+    )
 
 
 @pytest.mark.parametrize("name", BEFORE)
@@ -125,15 +122,6 @@ def test_dh_reaches_x_and_the_residual_only(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_entries_of_absent_arguments_are_none(name):
-    case = case_of(name, (4, 6, 5))
-    case.gamma = case.beta = case.dh = None
-    grads = case.backward(case.forward()[1])
-    assert grads.dx.shape == case.x.shape
-    assert grads.dgamma is None and grads.dbeta is None and grads.dresidual is None
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_zero_dy_gives_zero_gradients(name):
     for dtype in DTYPES:
         case = case_of(name, (4, 6, 50), dtype, activation="gelu")
@@ -146,16 +134,17 @@ def test_zero_dy_gives_zero_gradients(name):
 @pytest.mark.parametrize("view", ["F", "channels_last", "strided", "negative", "unaligned"])
 @pytest.mark.parametrize("name", NAMES)
 def test_any_memory(name, view):
-    """Of every array, and of dx, which may be given; dy itself may be overwritten."""
+    """Of every array of a call, y and dx among them; dx may overwrite dy."""
     for dtype in DTYPES:
         case = case_of(name, (3, 6, 4, 7), dtype, activation="silu", dropout=0.2, seed=1)
         case.options["residual"] = as_view(numbers(case.x.shape, dtype, 5), view)
         case.x, case.dy = as_view(case.x, view), as_view(case.dy, view)
         case.dh = case.dh if case.dh is None else as_view(case.dh, view)
-        ctx, ref = check_forward(case)
+        out = as_view(np.full(case.x.shape, 7, dtype), view)
+        ctx, ref = check_forward(case, out=out)
+        assert_same_bits([case.forward()[0]], [out])
         want = case.backward(ctx)
         check_gradients(case, want, ref)
-        out = as_view(np.full(case.x.shape, 7, dtype), view)
         grads = case.backward(ctx, out=out)
         assert grads.dx is out
         assert_same_bits(grads, want)
