@@ -31,7 +31,7 @@ SHAPES = [(3, 2), (5, 7), (2, 100), (2, 768), (2, BLOCK - 1), (1, 2 * BLOCK + 80
 
 
 def as_rows(name: str, rows: np.ndarray) -> NormCase:
-    """A call whose statistics are those of the rows: with two channels or none of its own."""
+    """A call whose statistics are those of the rows, each of which may stand for two channels."""
     if name in BEFORE:
         x, options = rows, {"axis": -1}
     elif name == "instance_norm":
