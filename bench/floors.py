@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from workload import Array, Case
+from workload import CHANNELS_A_GROUP, Array, Case
 
 from bnfast import _core
 
@@ -33,11 +33,15 @@ class Traffic:
 
 def hot_bytes(case: Case) -> int:
     """The part of one tensor that must stay in L2 from measuring it to normalising it."""
-    width = case.dtype.itemsize  # of one channel in memory
+    shape, norm, itemsize = case.shape, case.operation.norm, case.dtype.itemsize
+    # A statistic is taken over some channels of some rows.
+    channels = {"layer": shape.channels, "rms": shape.channels, "group": CHANNELS_A_GROUP}
+    rows = shape.rows if norm == "batch" else shape.rows // shape.batch
+    width = channels.get(norm, 1) * itemsize
     if case.layout == "rows":
-        # Memory comes in cache lines: the narrowest group of channels is a line wide.
-        width = min(CACHE_LINE_BYTES, case.shape.channels * width)
-    return case.shape.rows * width
+        # Memory comes in cache lines: the narrowest part of a row is a line wide.
+        width = min(max(width, CACHE_LINE_BYTES), shape.channels * itemsize)
+    return rows * width
 
 
 def traffic(case: Case, l2_bytes: int) -> Traffic:
@@ -46,7 +50,11 @@ def traffic(case: Case, l2_bytes: int) -> Traffic:
     sweeps = 1 if hot_bytes(case) <= l2_bytes else 2
     reads = {"forward": sweeps, "backward": 2 * sweeps}.get(operation.kind, 1)
     writes = 1
-    if operation.residual:
+    if operation.residual and operation.prologue:
+        # Forward writes h, too, which backward reads in place of x.
+        reads += operation.kind == "forward"
+        writes += 1
+    elif operation.residual:
         # Backward reads it once at most, too: the first sweep stores the masked dy as dresidual,
         # and the second one reads that in place of dy and the residual.
         reads += 1

@@ -23,7 +23,8 @@ from workload import OPERATIONS, Case
 import bnfast
 
 TARGET = "x86_64_v3"
-OPS = ("forward", "backward", "inference", "dropout", "dropout_backward")
+BATCH_NORM, DROPOUT = ("forward", "backward", "inference"), ("dropout", "dropout_backward")
+OPS = (*BATCH_NORM, *DROPOUT, "layer_forward", "layer_backward")
 SHAPE = "32x64"
 WARM_UP_CALLS = 50  # Python specialises its bytecode in the first calls; memory pools fill up
 # A count is the difference of a long and a short loop, over the difference of their calls.

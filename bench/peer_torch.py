@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from workload import EPS, RATE, Array, Case, Library, Operation
+from workload import CHANNELS_A_GROUP, EPS, RATE, Array, Case, Library, Operation
 
 
 class Torch(Library):
@@ -27,6 +27,8 @@ class Torch(Library):
     def calls(self, case: Case) -> dict[str, Callable[[], Any]]:
         if case.operation.elementwise:
             return {"fresh": self._dropout(case)}
+        if case.operation.norm != "batch":
+            return {"fresh": self._norm(case)}
         return self._backward(case) if case.operation.kind == "backward" else self._forward(case)
 
     def result(self, returned: Any, case: Case) -> Array:
@@ -110,6 +112,40 @@ class Torch(Library):
 
         return {"fresh": fresh}
 
+    def _norm(self, case: Case) -> Callable[[], Any]:
+        """A norm of a sample. It has no out form but one that copies; backward is autograd's."""
+        torch, functional = self._torch, self._torch.nn.functional
+        operation, channels = case.operation, case.shape.channels
+        x, dy = self._tensor(case.x, case), self._tensor(case.dy, case)
+        residual = None if case.residual is None else self._tensor(case.residual, case)
+        # Parameters of x's dtype, as its modules have them: with others RMS norm is not fused.
+        weight, bias = (torch.from_numpy(v).to(x.dtype) for v in (case.gamma, case.beta))
+        norm = {
+            "layer": lambda h: functional.layer_norm(h, (channels,), weight, bias, EPS),
+            "rms": lambda h: functional.rms_norm(h, (channels,), weight, EPS),
+            "group": lambda h: functional.group_norm(
+                h, channels // CHANNELS_A_GROUP, weight, bias, EPS
+            ),
+            "instance": lambda h: functional.instance_norm(h, weight=weight, bias=bias, eps=EPS),
+        }[operation.norm]
+        if operation.kind == "forward":
+            if residual is None:
+                return lambda: norm(x)
+            return lambda: norm(functional.dropout(x, RATE, True).add_(residual))
+
+        leaves = [x, weight, *([] if operation.norm == "rms" else [bias])]
+        with torch.enable_grad():
+            for leaf in leaves:
+                leaf.requires_grad_()
+            h = x
+            if residual is not None:
+                # What its dropout does, with the mask that all libraries have here.
+                mask = self._tensor(case.mask, case)
+                h = x * (mask.to(x.dtype) / (1 - RATE)) + residual.requires_grad_()
+                leaves.append(residual)
+            y = norm(h)
+        return lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True)[0]
+
 
 class TorchCompile(Torch):
     """The calls that allocate their result, compiled by PyTorch's own compiler for the case."""
@@ -124,7 +160,7 @@ class TorchCompile(Torch):
 
 
 class OneDnn(Torch):
-    """oneDNN's batch norm alone, through PyTorch, in the blocked layout of its convolutions."""
+    """oneDNN's batch and layer norm alone, through PyTorch, on arrays of oneDNN's."""
 
     name = "onednn"
 
@@ -134,6 +170,8 @@ class OneDnn(Torch):
         self.version = found[1] if found else "unknown"
 
     def calls(self, case: Case) -> dict[str, Callable[[], Any]]:
+        if case.operation == Operation("forward", norm="layer") and case.dtype_name == "float32":
+            return {"fresh": self._layer_norm(case)}
         alone = case.operation in map(Operation, ("forward", "backward", "inference"))
         if not alone or case.layout != "planes" or case.dtype_name != "float32":
             return {}
@@ -142,7 +180,20 @@ class OneDnn(Torch):
     def result(self, returned: Any, case: Case) -> Array:
         return super().result(returned.to_dense(), case)
 
+    def _layer_norm(self, case: Case) -> Callable[[], Any]:
+        """Only graphs that PyTorch has rewritten call it; this is such a graph."""
+        torch = self._torch
+        graph = torch._C.parse_ir(
+            "graph(%x : Tensor, %shape : int[], %weight : Tensor, %bias : Tensor, %eps : float,"
+            " %cudnn : bool):\n  %y : Tensor ="
+            " prim::MKLDNNLayerNorm(%x, %shape, %weight, %bias, %eps, %cudnn)\n  return (%y)"
+        )
+        layer_norm = torch._C._create_function_from_graph("layer_norm", graph)
+        arrays = (case.x, case.gamma, case.beta)
+        x, *parameters = (torch.from_numpy(array).to_mkldnn() for array in arrays)
+        return lambda: layer_norm(x, [case.shape.channels], *parameters, EPS, False)
+
     def _tensor(self, array: Array, case: Case) -> Any:
-        """A blocked copy: what a convolution by the identity returns."""
+        """A copy in the blocked layout of its convolutions: what one by the identity returns."""
         channels = self._torch.eye(case.shape.channels)[..., None, None]
         return self._torch.conv2d(super()._tensor(array, case).to_mkldnn(), channels)

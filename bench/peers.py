@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from peer_jax import Jax
 from peer_numpy import NumPy
 from peer_torch import OneDnn, Torch, TorchCompile
-from workload import EPS, RATE, SEED, Array, Case, Library
+from workload import CHANNELS_A_GROUP, EPS, RATE, SEED, Array, Case, Library
 
 import bnfast
 
@@ -51,17 +52,24 @@ class BnFast(Library):
             return partial(bnfast.batch_norm_inference, *given, **options)
         if operation.dropout:
             options |= {"dropout": RATE, "seed": SEED}
-        forward = partial(bnfast.batch_norm, case.x, case.gamma, case.beta, **options)
+        norm = operation.norm
+        groups = [case.shape.channels // CHANNELS_A_GROUP] if norm == "group" else []
+        beta = [] if norm == "rms" else [case.beta]
+        forward = partial(
+            getattr(bnfast, f"{norm}_norm"), case.x, *groups, case.gamma, *beta, **options
+        )
         if operation.kind == "forward":
             return forward
         _, ctx = forward()
-        return partial(bnfast.batch_norm_backward, case.dy, ctx)
+        backward = bnfast.batch_norm_backward if norm == "batch" else bnfast.norm_backward
+        return partial(backward, case.dy, ctx)
 
 
 PEERS: dict[str, Callable[[int], Library]] = {
     "torch": Torch,
     "torch-compile": TorchCompile,
     "onednn": OneDnn,
+    "jax": Jax,
     "numpy": NumPy,
 }
 

@@ -1,15 +1,21 @@
-"""What a run found: one record per case, printed as tables and written as JSON."""
+"""What a run found: one record per case, printed as tables and written as JSON.
+
+`python bench/report.py norms.json` prints the geometric means of such a file as README has them.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from floors import Traffic
 from timing import Summary, geometric_mean, ratio, summarise
-from workload import Case
+from workload import OPERATIONS, Case, Operation
 
 FLOOR = "floor"
 OURS = "bnfast"
@@ -137,3 +143,41 @@ def as_json(
         ],
         "results": [record.as_json() for record in records],
     }
+
+
+def _label(operation: Operation) -> str:
+    """Such as "forward + add + ReLU": the steps in their order, and which norm if not batch."""
+    norm = "" if operation.norm == "batch" else f"{operation.norm} norm, "
+    step = norm + operation.kind.replace("_", " ")
+    present = {"add": operation.residual, "ReLU": operation.relu, "dropout": operation.dropout}
+    fused = [name for name in present if present[name]]
+    return " + ".join([*fused, step] if operation.prologue else [step, *fused])
+
+
+def _cell(means: dict[str, float], *names: str) -> str:
+    """The first of these ratios that the run has, with two or three digits."""
+    value = next((means[name] for name in names if name in means), None)
+    return "" if value is None else f"{value:.{0 if value >= 10 else 2}f}"
+
+
+def markdown(report: dict[str, Any]) -> Iterator[str]:
+    """README's table: our time over the floor's, and PyTorch's over ours, for each operation."""
+    group = ",".join(report["settings"]["group"])
+    found = {(m["dtype"], m["operation"], m["layout"]): m for m in report["geometric_means"]}
+    for dtype in dict.fromkeys(dtype for dtype, _, _ in found):
+        yield (
+            f"| {dtype}, `--group {group}`, geometric means | time / memory floor: channels first |"
+            " channels last | PyTorch's time / ours: channels first | channels last |"
+        )
+        yield "|---|---:|---:|---:|---:|"
+        for name, operation in OPERATIONS.items():
+            means = [found.get((dtype, name, layout), {}) for layout in ("planes", "rows")]
+            floors = [_cell(mean, f"{OURS}-out/{FLOOR}") for mean in means]
+            peers = [_cell(mean, f"torch-out/{OURS}", f"torch-fresh/{OURS}") for mean in means]
+            if any(means):
+                yield f"| {' | '.join([_label(operation), *floors, *peers])} |"
+
+
+if __name__ == "__main__":
+    for path in sys.argv[1:]:
+        print(*markdown(json.loads(Path(path).read_text())), sep="\n")

@@ -75,6 +75,11 @@ GROUPS: dict[str, tuple[Shape, ...]] = {
     "mlp": _matrices((64, 512), (64, 4096), (128, 784), (256, 1024), (1024, 256), (8192, 512)),
     # Plain sizes for what has no channels: 16 MB and 100 MB of float32.
     "stream": _matrices((4000, 1000), (25_000, 1000)),
+    # For the norms of a sample: rows of transformers, and two images.
+    "norms": (
+        *_matrices((8192, 768), (4096, 4096), (65_536, 128), (2048, 8192)),
+        *_images(32, {56: (64, 256)}),
+    ),
     # Where the cost of a call outweighs the cost of the data.
     "tiny": (*_matrices((32, 64)), Shape("4x4-batch8", 8, 16, (4, 4))),
     # Remainders of every vector width, few or very many channels, one sample.

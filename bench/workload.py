@@ -17,22 +17,36 @@ Array = NDArray[Any]
 EPS = 1e-5
 RATE = 0.5  # of dropout
 SEED = 1
+CHANNELS_A_GROUP = 8  # of group norm: 256 channels are 32 groups
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A batch-norm pass and what is fused with it, or dropout alone."""
+    """A pass of a norm and what is fused with it, or dropout alone."""
 
     # "forward" (training), "backward", "inference"; "dropout", "dropout_backward"
     kind: str
     residual: bool = False
     relu: bool = False
-    dropout: bool = False  # fused with batch norm
+    dropout: bool = False  # fused with the norm
+    norm: str = "batch"  # "layer", "rms", "group", "instance"
 
     @property
     def name(self) -> str:
+        norm = [] if self.norm == "batch" else [self.norm]
         fused = {"residual": self.residual, "relu": self.relu, "dropout": self.dropout}
-        return "_".join([self.kind, *(name for name, present in fused.items() if present)])
+        return "_".join([*norm, self.kind, *(name for name, present in fused.items() if present)])
+
+    @property
+    def prologue(self) -> bool:
+        """Residual and dropout stand before the norm, h = residual + drop(x), not behind it."""
+        return self.norm in ("layer", "rms")
+
+    def suits(self, shape: Shape) -> bool:
+        """Layer and RMS norm are timed on matrices, group and instance norm on images."""
+        if self.norm == "group" and shape.channels % CHANNELS_A_GROUP:
+            return False
+        return self.norm == "batch" or self.prologue != bool(shape.spatial)
 
     @property
     def elementwise(self) -> bool:
@@ -60,7 +74,18 @@ _DROPOUT = [
     Operation("dropout"),
     Operation("dropout_backward"),
 ]
-OPERATIONS = {operation.name: operation for operation in (*_BATCH_NORM, *_DROPOUT)}
+_NORMS = [
+    operation
+    for norm in ("layer", "rms", "group", "instance")
+    for operation in (
+        Operation("forward", norm=norm),
+        Operation("backward", norm=norm),
+        Operation("forward", residual=True, dropout=True, norm=norm),
+        Operation("backward", residual=True, dropout=True, norm=norm),
+    )
+    if operation.prologue or not operation.residual
+]
+OPERATIONS = {operation.name: operation for operation in (*_BATCH_NORM, *_DROPOUT, *_NORMS)}
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
@@ -91,9 +116,22 @@ class Case:
         """The channel axis."""
         return 1 if self.layout == "planes" else -1
 
+    def grouped(self, array: Array) -> Array:
+        """The array with an axis for the groups of group norm: statistics are over whole axes."""
+        if self.operation.norm != "group":
+            return array
+        dims = list(array.shape)
+        at = self.axis % array.ndim
+        dims[at : at + 1] = [dims[at] // CHANNELS_A_GROUP, CHANNELS_A_GROUP]
+        return array.reshape(dims)
+
     @property
     def reduced_axes(self) -> tuple[int, ...]:
-        return tuple(axis for axis in range(self.x.ndim) if axis != self.axis % self.x.ndim)
+        """The axes of grouped(x) that a statistic is taken over."""
+        kept = set() if self.operation.norm == "batch" else {0}
+        if not self.operation.prologue:
+            kept.add(self.axis % self.x.ndim)
+        return tuple(axis for axis in range(self.grouped(self.x).ndim) if axis not in kept)
 
     def broadcast(self, per_channel: Any) -> Any:
         """One number a channel, in a shape that broadcasts against x."""

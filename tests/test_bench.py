@@ -66,6 +66,27 @@ def test_a_run_can_be_drawn(bench, smoke, tmp_path):
     assert "numpy-fresh" in text and ">forward<" in text and ">backward<" not in text
 
 
+def test_a_run_becomes_the_table_of_the_readme(bench, smoke):
+    markdown = bench("report").markdown
+    head, _, *rows = markdown(json.loads(smoke.read_text()))
+    assert "float32, `--group tiny`" in head and len(rows) == len(bench("workload").OPERATIONS)
+    for label in (
+        "forward + add + ReLU",
+        "rms norm, backward",
+        "add + dropout + layer norm, forward",
+    ):
+        assert sum(row.startswith(f"| {label} |") for row in rows) == 1
+    means = {"bnfast-out/floor": 0.987, "torch-out/bnfast": 75.3, "torch-fresh/bnfast": 1.0}
+    case = {"operation": "dropout", "layout": "planes", "dtype": "float32"}
+    settings = {"group": ["stream"]}
+    *_, row = markdown({"settings": settings, "geometric_means": [{**case, **means}]})
+    assert row == "| dropout | 0.99 |  | 75 |  |"
+    del means["torch-out/bnfast"]
+    case["layout"] = "rows"
+    *_, row = markdown({"settings": settings, "geometric_means": [{**case, **means}]})
+    assert row == "| dropout |  | 0.99 |  | 1.00 |"
+
+
 @pytest.mark.parametrize(
     ("operation", "layout", "l2_bytes", "expected"),
     [
@@ -76,6 +97,11 @@ def test_a_run_can_be_drawn(bench, smoke, tmp_path):
         ("backward_residual_relu", "planes", 30_000, "5R+2W"),
         ("inference_residual_relu", "planes", 30_000, "2R+1W"),
         ("dropout", "rows", 30_000, "1R+1W"),
+        ("group_forward", "planes", 10_000, "1R+1W"),  # 8 channels of a sample: 9,248 bytes
+        ("group_forward", "planes", 9_000, "2R+1W"),
+        ("group_forward", "rows", 18_000, "2R+1W"),  # 16 channels of a sample: 18,496 bytes
+        ("instance_backward", "planes", 1_200, "2R+1W"),
+        ("instance_backward", "rows", 18_000, "4R+1W"),
     ],
 )
 def test_floor(bench, operation, layout, l2_bytes, expected):
@@ -83,6 +109,35 @@ def test_floor(bench, operation, layout, l2_bytes, expected):
     workload = bench("workload")
     case = workload.Case(workload.OPERATIONS[operation], shape, layout, "float32")
     assert str(bench("floors").traffic(case, l2_bytes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("operation", "l2_bytes", "expected"),
+    [
+        ("layer_forward", 3_072, "1R+1W"),  # a row has 768 * 4 bytes
+        ("layer_forward", 3_071, "2R+1W"),
+        ("rms_backward", 3_072, "2R+1W"),
+        ("layer_forward_residual_dropout", 3_072, "2R+2W"),  # x, residual; h, y
+        ("rms_backward_residual_dropout", 3_072, "2R+2W"),  # dy, h; dx, dresidual
+    ],
+)
+def test_floor_of_rows(bench, operation, l2_bytes, expected):
+    workload = bench("workload")
+    shape = bench("shapes").named("8192x768")
+    case = workload.Case(workload.OPERATIONS[operation], shape, "rows", "float32")
+    assert str(bench("floors").traffic(case, l2_bytes)) == expected
+
+
+def test_norms_are_timed_on_what_they_are_for(bench):
+    workload, shapes = bench("workload"), bench("shapes")
+    names = {shape.name: set() for _, shape in shapes.select(["norms", "odd"])}
+    for name, operation in workload.OPERATIONS.items():
+        for _, shape in shapes.select(["norms", "odd"]):
+            if operation.suits(shape):
+                names[shape.name].add(name.split("_")[0])
+    assert names["4096x4096"] >= {"layer", "rms"} and not names["4096x4096"] & {"group", "instance"}
+    assert names["256x56x56"] >= {"group", "instance"} and "layer" not in names["256x56x56"]
+    assert "instance" in names["37x57x57"] and "group" not in names["37x57x57"]
 
 
 @pytest.mark.parametrize("operation", ["forward", "dropout"])
@@ -93,6 +148,19 @@ def test_another_result_is_not_timed(bench, operation):
     y = np.where(np.arange(2000) % 2, 1.0, 0.0)
     run.check(y, y, case)
     for wrong in (1.1 * y, np.where(y > 0, np.nan, y), np.where(np.arange(2000) % 4, 1.0, 0.0)):
+        with pytest.raises(run.DisagreementError):
+            run.check(y, wrong, case)
+
+
+def test_another_distribution_is_not_timed(bench):
+    """Masks before a norm differ between libraries, and with them every element of y."""
+    run, workload = bench("run"), bench("workload")
+    operation = workload.OPERATIONS["layer_forward_residual_dropout"]
+    case = workload.Case(operation, bench("shapes").named("32x64"), "rows", "float32")
+    rng = np.random.default_rng(0)
+    y, other = rng.standard_normal((2, 20_000))
+    run.check(y, other, case)
+    for wrong in (1.1 * other, np.where(other > 3, np.nan, other), rng.uniform(-1.7, 1.7, y.size)):
         with pytest.raises(run.DisagreementError):
             run.check(y, wrong, case)
 
