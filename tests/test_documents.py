@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,13 @@ def test_every_page_and_picture_of_docs_is_in_the_index():
     linked = {(index.parent / link).resolve() for link in links(index)}
     found = [p for p in index.parent.rglob("*") if p.suffix in (".md", ".png", ".svg")]
     assert set(found) - {index} <= linked
+
+
+def test_the_picture_of_axes_is_what_its_program_draws(tmp_path):
+    program = ROOT / "examples" / "norm_axes.py"
+    subprocess.run([sys.executable, program, tmp_path / "axes.svg"], check=True)
+    picture = ROOT / "docs" / "img" / "norm_axes.svg"
+    assert (tmp_path / "axes.svg").read_text() == picture.read_text()
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
