@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from digits_network import build_network, evaluate, softmax_cross_entropy
+from digits_network import build_network, evaluate, train_epoch
 from tqdm import tqdm
 
 if TYPE_CHECKING:
@@ -50,13 +50,7 @@ def train_once(trial: Trial, data: Digits, random_labels: float, *, seed: int) -
     weights = np.random.default_rng(seed)  # the same initial weights for every trial
     network = build_network(sizes, batch_norm=trial.batch_norm, rng=weights, dropout=trial.rate)
     for _ in range(EPOCHS):
-        order = rng.permutation(SAMPLES)
-        for start in range(0, SAMPLES - BATCH_SIZE + 1, BATCH_SIZE):
-            batch = order[start : start + BATCH_SIZE]
-            logits = network.forward(x[batch], training=True)
-            _, gradient = softmax_cross_entropy(logits, labels[batch])
-            network.backward(gradient)
-            network.sgd_step(LEARNING_RATE)
+        train_epoch(network, x, labels, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, rng=rng)
     trial.train.append(evaluate(network, x, labels)[1])
     trial.test.append(evaluate(network, data.x_test, data.y_test)[1])
 

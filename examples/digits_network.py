@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 import bnfast
+
+Parameters: TypeAlias = Iterator[tuple[np.ndarray, np.ndarray]]  # each with its gradient
 
 
 class Linear:
@@ -20,7 +22,7 @@ class Linear:
 
     def __init__(self, weight: np.ndarray, *, bias: bool) -> None:
         self.weight = weight
-        self.bias = np.zeros(len(weight), np.float32) if bias else None
+        self.bias = np.zeros(len(weight), weight.dtype) if bias else None
 
     def __call__(self, a: np.ndarray) -> np.ndarray:
         self.a = a
@@ -32,6 +34,12 @@ class Linear:
         self.dweight = dz.T @ self.a
         self.dbias = None if self.bias is None else dz.sum(axis=0)
         return dz @ self.weight
+
+    def parameters(self) -> Parameters:
+        """Yield weight and bias, where there is one."""
+        yield self.weight, self.dweight
+        if self.bias is not None and self.dbias is not None:
+            yield self.bias, self.dbias
 
 
 class Sigmoid:
@@ -52,7 +60,25 @@ class Sigmoid:
 Layer: TypeAlias = Linear | Sigmoid | bnfast.BatchNorm | bnfast.Dropout
 
 
-class Network:
+class Trainable(Protocol):
+    """A network as `train_epoch` and `evaluate` see it."""
+
+    def forward(self, x: np.ndarray, *, training: bool) -> np.ndarray:
+        """Return the logits."""
+
+    def backward(self, dy: np.ndarray) -> None:
+        """Fill in the gradient of every parameter from the gradient of the loss by the logits."""
+
+    def parameters(self) -> Parameters:
+        """Yield each parameter with its gradient."""
+
+    def sgd_step(self, learning_rate: float) -> None:
+        """Move every parameter, in place, against its gradient."""
+        for parameter, gradient in self.parameters():
+            parameter -= learning_rate * gradient
+
+
+class Network(Trainable):
     """Layers in a row, trained by plain stochastic gradient descent."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -74,22 +100,18 @@ class Network:
             else:
                 dy = layer.backward(dy)
 
-    def parameters(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def parameters(self) -> Parameters:
         """Yield each parameter with its gradient."""
         for layer in self.layers:
-            pairs: list[tuple[np.ndarray | None, np.ndarray | None]] = []
-            if isinstance(layer, bnfast.BatchNorm):
-                pairs = [(layer.gamma, layer.dgamma), (layer.beta, layer.dbeta)]
-            elif isinstance(layer, Linear):
-                pairs = [(layer.weight, layer.dweight), (layer.bias, layer.dbias)]
-            for parameter, gradient in pairs:
-                if parameter is not None and gradient is not None:
-                    yield parameter, gradient
-
-    def sgd_step(self, learning_rate: float) -> None:
-        """Move every parameter, in place, against its gradient."""
-        for parameter, gradient in self.parameters():
-            parameter -= learning_rate * gradient
+            if isinstance(layer, Linear):
+                yield from layer.parameters()
+            elif isinstance(layer, bnfast.BatchNorm):
+                for parameter, gradient in (
+                    (layer.gamma, layer.dgamma),
+                    (layer.beta, layer.dbeta),
+                ):
+                    if parameter is not None and gradient is not None:
+                        yield parameter, gradient
 
     def preactivations(self) -> list[np.ndarray]:
         """Return what entered each sigmoid in the last forward pass, first hidden layer first."""
@@ -138,8 +160,27 @@ def softmax_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[float
     return loss, gradient / len(labels)
 
 
-def evaluate(network: Network, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def evaluate(network: Trainable, x: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Return loss and accuracy in test mode: running statistics, nothing dropped."""
     logits = network.forward(x, training=False)
     loss, _ = softmax_cross_entropy(logits, labels)
     return loss, float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def train_epoch(
+    network: Trainable,
+    x: np.ndarray,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    rng: np.random.Generator,
+) -> None:
+    """Take each sample once, in random order, but for those too few to make a last mini-batch."""
+    order = rng.permutation(len(x))
+    for start in range(0, len(x) - batch_size + 1, batch_size):
+        batch = order[start : start + batch_size]
+        logits = network.forward(x[batch], training=True)
+        _, gradient = softmax_cross_entropy(logits, labels[batch])
+        network.backward(gradient)
+        network.sgd_step(learning_rate)
