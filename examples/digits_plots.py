@@ -1,4 +1,4 @@
-"""The pictures of train_digits.py: learning curves, pre-activations, and dropout rates."""
+"""The pictures of train_digits.py and digits_transformer.py: curves, pre-activations, dropout."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 if TYPE_CHECKING:
     from digits_dropout import Trial
+    from digits_transformer import Curves
     from train_digits import Run
 
-# Two colours of Okabe & Ito's palette, which colour-blind readers can tell apart.
+# Colours of Okabe & Ito's palette, which colour-blind readers can tell apart.
 WITHOUT, WITH = "#D55E00", "#0072B2"
+NORM_COLOURS = {"layer norm": "#E69F00", "RMS norm": "#009E73", "batch norm": WITH}
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -212,6 +214,40 @@ def plot_dropout(trials: list[Trial], path: Path) -> None:
             Line2D([], [], color="0.3", linewidth=0.6, alpha=0.5, label="one seed"),
         ]
         figure.suptitle("Few digits, some with a random label: dropout", fontsize=13)
+        figure.legend(handles=handles, loc="upper center", ncols=5, bbox_to_anchor=(0.5, 0.94))
+        figure.tight_layout(rect=(0, 0, 1, 0.92))
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def plot_transformer(kinds: list[Curves], path: Path) -> None:
+    """Draw training loss (left) and test accuracy (right) over epochs: each seed, and the mean."""
+    with plt.rc_context(STYLE):
+        figure, (loss_axes, accuracy_axes) = plt.subplots(1, 2, figsize=(9.5, 4.4))
+        for curves in kinds:
+            for axis, values in (
+                (loss_axes, np.array(curves.train_loss)),
+                (accuracy_axes, np.array(curves.test_accuracy)),
+            ):
+                epochs = np.arange(1, values.shape[1] + 1)
+                shade = NORM_COLOURS[curves.name]
+                axis.plot(epochs, values.T, color=shade, linewidth=0.6, alpha=0.35)
+                axis.plot(epochs, values.mean(axis=0), color=shade, linewidth=1.9)
+        loss_axes.set(xlabel="Epoch", ylabel="Training loss (cross-entropy, nats)", yscale="log")
+        # Below 80 % lie the first epochs only; the rest would be flat beside them.
+        accuracy_axes.set(xlabel="Epoch", ylabel="Test accuracy", ylim=(0.8, 1.0))
+        accuracy_axes.yaxis.set_major_locator(MultipleLocator(0.05))
+        accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        handles = [
+            Line2D([], [], color=NORM_COLOURS[curves.name], linewidth=3, label=curves.name)
+            for curves in kinds
+        ]
+        handles.append(Line2D([], [], color="0.3", linewidth=1.9, label="mean"))
+        handles.append(Line2D([], [], color="0.3", linewidth=0.6, alpha=0.5, label="one seed"))
+        figure.suptitle(
+            "Handwritten digits: a Transformer with layer or RMS norm, and a batch norm network",
+            fontsize=13,
+        )
         figure.legend(handles=handles, loc="upper center", ncols=5, bbox_to_anchor=(0.5, 0.94))
         figure.tight_layout(rect=(0, 0, 1, 0.92))
         figure.savefig(path)
