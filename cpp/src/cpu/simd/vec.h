@@ -351,10 +351,25 @@ BNFAST_INLINE Vec<double> add_exact_product(Vec<double> sum, Vec<double> a, Vec<
     });
 }
 
+// The sum of the lanes along the tree of sum_along_tree() in numerics/sums.h. In registers: to load lanes one by one
+// that were stored as a vector takes as long as the sums of a hundred elements.
 BNFAST_INLINE double sum_lanes(Vec<double> a) {
-    double lane[kLanes];
-    __builtin_memcpy(lane, &a, sizeof lane);
-    return sum_along_tree(lane);
+    BNFAST_UNROLL for (int half = Vec<double>::kParts / 2; half > 0; half /= 2) {
+        BNFAST_UNROLL for (int k = 0; k < half; ++k) a.part[k] = a.part[k] + a.part[k + half];
+    }
+#if defined(__AVX512F__)
+    const __m256d four =
+        _mm512_maskz_extractf64x4_pd(0xf, a.part[0], 0) + _mm512_maskz_extractf64x4_pd(0xf, a.part[0], 1);
+#elif defined(__AVX__)
+    const __m256d four = a.part[0];
+#endif
+#if defined(__AVX__)
+    const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+#else
+    const Vec<double>::Part two = a.part[0];
+    static_assert(Vec<double>::kPartLanes == 2, "registers of two numbers");
+#endif
+    return two[0] + two[1];
 }
 
 }  // namespace BNFAST_TARGET
