@@ -24,9 +24,6 @@ constexpr Method kSecond = sizeof(S) == 2 ? Method::kFloat64 : Method::kPivot;
 template <Method kMethod>  // of a row by itself
 constexpr Method kOfOneRow = kMethod == Method::kShortRuns ? Method::kFloat64 : kMethod;
 
-struct PivotSums {
-    double s, q;
-};
 // The sums of a short run.
 struct ShortSums {
     Vec<float> s = Vec<float>(0.0F), q = Vec<float>(0.0F);
@@ -49,12 +46,28 @@ BNFAST_INLINE void finish_block(double n, double pivot, double s, double q, doub
     m2 = moments.m2;
 }
 
+// The same for `count` channels with blocks of n elements; whether all of them are to be trusted.
+template <class S>
+bool finish_blocks(std::int64_t count, double n, const double* pivot, const double* s, const double* q,
+                   const BlockMoments& out) {
+    for_each_vector(count, 0, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
+        const PartMoments<Vec<double>> moments =
+            moments_about(lanes.load(pivot + c), Vec<double>(n), lanes.load(s + c), lanes.load(q + c));
+        lanes.store(out.mean + c, moments.mean, false);
+        lanes.store(out.mean_low + c, moments.mean_low, false);
+        lanes.store(out.m2 + c, moments.m2, false);
+    });
+    bool all = true;
+    for (std::int64_t c = 0; c < count; ++c) all &= is_trusted<S>(q[c], out.m2[c]);
+    return all;
+}
+
 // --- planes -----------------------------------------------------------------------------------------------------
 
 // Sums of `count` neighbouring channels about their pivots: plane after plane as they lie in memory.
 template <class S, Method kMethod, bool kMasked>
 void sum_planes(const MomentsTask& task, std::int64_t channel, std::int64_t count, const BlockSpan& span,
-                const double* pivot, PivotSums* sums) {
+                const double* pivot, double* sum_s, double* sum_q) {
     Vec<double> s[kPlanesTogether], q[kPlanesTogether];
     for (std::int64_t c = 0; c < count; ++c) s[c] = q[c] = Vec<double>(0.0);
     const std::int64_t n = span.inner_end - span.inner_begin;
@@ -101,7 +114,10 @@ void sum_planes(const MomentsTask& task, std::int64_t channel, std::int64_t coun
             q[c] = square;
         }
     }
-    for (std::int64_t c = 0; c < count; ++c) sums[c] = {sum_lanes(s[c]), sum_lanes(q[c])};
+    for (std::int64_t c = 0; c < count; ++c) {
+        sum_s[c] = sum_lanes(s[c]);
+        sum_q[c] = sum_lanes(q[c]);
+    }
 }
 
 // Some element of the block that takes part.
@@ -120,8 +136,7 @@ double pivot_of(const MomentsTask& task, std::int64_t channel, const BlockSpan& 
 template <class S, bool kMasked>
 void moments_planes(const MomentsTask& task, const BlockRange& range, const BlockMoments& out) {
     const std::int64_t together = planes_together(task.geometry);
-    double pivot[kPlanesTogether];
-    PivotSums sums[kPlanesTogether];
+    double pivot[kPlanesTogether], s[kPlanesTogether], q[kPlanesTogether];
     for (std::int64_t b = range.block_begin; b < range.block_end; ++b) {
         const BlockSpan span = span_of(task.geometry, task.blocks, b);
         const double n = task.counts[b];
@@ -136,13 +151,13 @@ void moments_planes(const MomentsTask& task, const BlockRange& range, const Bloc
             for (std::int64_t c = 0; c < count; ++c) {
                 pivot[c] = sizeof(S) == 8 ? pivot_of<S, kMasked>(task, first + c, span) : 0.0;
             }
-            sum_planes<S, kFirst<S>, kMasked>(task, first, count, span, pivot, sums);
+            sum_planes<S, kFirst<S>, kMasked>(task, first, count, span, pivot, s, q);
+            if (finish_blocks<S>(count, n, pivot, s, q, {mean, mean_low, m2})) continue;
             for (std::int64_t c = 0; c < count; ++c) {
-                finish_block(n, pivot[c], sums[c].s, sums[c].q, mean[c], mean_low[c], m2[c]);
-                if (is_trusted<S>(sums[c].q, m2[c])) continue;
+                if (is_trusted<S>(q[c], m2[c])) continue;
                 pivot[c] = kSecond<S> == Method::kPivot ? mean[c] : 0.0;
-                sum_planes<S, kSecond<S>, kMasked>(task, first + c, 1, span, pivot + c, sums + c);
-                finish_block(n, pivot[c], sums[c].s, sums[c].q, mean[c], mean_low[c], m2[c]);
+                sum_planes<S, kSecond<S>, kMasked>(task, first + c, 1, span, pivot + c, s + c, q + c);
+                finish_block(n, pivot[c], s[c], q[c], mean[c], mean_low[c], m2[c]);
             }
         }
     }
@@ -249,7 +264,7 @@ void moments_rows(const MomentsTask& task, const BlockRange& range, const BlockM
                 for (std::int64_t c = 0; c < c1 - c0; ++c) p[c] = 0.0;
                 sum_rows<S, kFirst<S>>(task, span, channels, p, s, q);
             }
-            for (std::int64_t c = 0; c < c1 - c0; ++c) finish_block(n, p[c], s[c], q[c], mean[c], mean_low[c], m2[c]);
+            if (finish_blocks<S>(c1 - c0, n, p, s, q, {mean, mean_low, m2})) continue;
             for (std::int64_t begin = 0; begin < c1 - c0; begin += kLanes) {
                 const std::int64_t end = begin + kLanes < c1 - c0 ? begin + kLanes : c1 - c0;
                 bool all = true;
@@ -302,12 +317,7 @@ void moments_flat(const MomentsTask& task, const BlockRange& range, const BlockM
             }
             if constexpr (kPivot) Expansion<double>{fold}(count, pivot, p);
             sum_flat<S, kFirst<S>>(task, fold, span, first, count, p, s, q);
-            bool all = true;
-            for (std::int64_t c = 0; c < count; ++c) {
-                finish_block(n, pivot[c], s[c], q[c], mean[c], mean_low[c], m2[c]);
-                all &= is_trusted<S>(q[c], m2[c]);
-            }
-            if (all) continue;
+            if (finish_blocks<S>(count, n, pivot, s, q, {mean, mean_low, m2})) continue;
             double again_s[kFlatArray], again_q[kFlatArray];
             for (std::int64_t c = 0; c < count; ++c) pivot[c] = kSecond<S> == Method::kPivot ? mean[c] : 0.0;
             Expansion<double>{fold}(count, pivot, p);
