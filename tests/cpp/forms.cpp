@@ -6,6 +6,7 @@
 #include "numerics/affine.h"
 #include "numerics/coefficients.h"
 #include "numerics/moments.h"
+#include "numerics/sums.h"
 #if defined(BNFAST_TARGET)
 #include "cpu/simd/storage.h"
 #endif
