@@ -72,7 +72,9 @@ py::object statistics_array(const NormContext& context, const double* row) {
     const NormState& state = context.state();
     py::array array = channel_array(row, state.statistics, context.is_double());
     if (state.scope == Scope::kBatch) return array;
-    if (state.scope == Scope::kGroup) return array.reshape({state.shape[0], state.parameters > 0 ? state.groups : 0});
+    if (state.scope == Scope::kGroup) {
+        return array.reshape({state.shape[0], state.groups > 0 ? state.groups : state.parameters});
+    }
     return array.reshape(std::vector<py::ssize_t>(state.shape, state.shape + state.options.axis));
 }
 template <class Context>
@@ -118,7 +120,9 @@ py::object property(const py::object& self) {
 // The size of a state of that kind.
 std::int64_t state_size(const NormState& kind, const TensorView& x) {
     switch (kind.scope) {
-        case Scope::kGroup: return group_norm_state_size(x, kind.groups, kind.options.axis);
+        case Scope::kGroup:
+            return kind.groups > 0 ? group_norm_state_size(x, kind.groups, kind.options.axis)
+                                   : instance_norm_state_size(x, kind.options.axis);
         case Scope::kLastAxes: return layer_norm_state_size(x, kind.options.axis);
         default: return batch_norm_state_size(x, kind.options.axis);
     }
@@ -128,7 +132,7 @@ std::int64_t state_size(const NormState& kind, const TensorView& x) {
 std::int64_t statistics_of(const NormState& state) {
     const std::int64_t channels = state.shape[state.options.axis];
     switch (state.scope) {
-        case Scope::kGroup: return channels > 0 ? state.shape[0] * state.groups : 0;
+        case Scope::kGroup: return state.shape[0] * (state.groups > 0 ? state.groups : channels);
         case Scope::kLastAxes:
             return std::accumulate(state.shape, state.shape + state.options.axis, std::int64_t{1}, std::multiplies<>());
         default: return channels;

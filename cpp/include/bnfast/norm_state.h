@@ -38,7 +38,7 @@ struct NormState : StateNumbers {
     NormOptions options;
     Scope scope = Scope::kBatch;
     Centre centre = Centre::kMean;
-    std::int64_t groups = 0;  // of the channels, where the scope is theirs
+    std::int64_t groups = 0;  // of the channels, where the scope is theirs; 0: each is one by itself
     DType dtype = DType::kFloat32;
     int ndim = 0;
     std::int64_t shape[kMaxDims];      // the first ndim entries

@@ -17,7 +17,7 @@ int check_x(const Operation& operation, const TensorView& x, int axis) {
     if (operation.scope == Scope::kGroup && from_front == 0) {
         fail(operation.name, "axis is " + std::to_string(axis) + ", expected another than that of the samples, 0");
     }
-    if (operation.scope == Scope::kGroup && (operation.groups < 1 || x.shape[from_front] % operation.groups != 0)) {
+    if (operation.groups != 0 && (operation.groups < 0 || x.shape[from_front] % operation.groups != 0)) {
         fail(operation.name, "num_groups is " + std::to_string(operation.groups) + ", expected a divisor of the " +
                                  std::to_string(x.shape[from_front]) + " channels on axis " +
                                  std::to_string(from_front) + " of x with shape " + shape_text(x));
@@ -41,8 +41,9 @@ StateNumbers numbers_of(const Operation& operation, const TensorView& x, int axi
     StateNumbers numbers;
     numbers.parameters = numbers.statistics = x.shape[axis];
     bool too_many = false;
-    if (operation.scope == Scope::kGroup && numbers.parameters > 0) {
-        too_many = __builtin_mul_overflow(operation.groups, x.shape[0], &numbers.statistics);
+    if (operation.scope == Scope::kGroup) {
+        const std::int64_t groups = operation.groups > 0 ? operation.groups : numbers.parameters;
+        too_many = __builtin_mul_overflow(groups, x.shape[0], &numbers.statistics);
     } else if (operation.scope == Scope::kLastAxes) {
         numbers.parameters = numbers.statistics = 1;
         for (int d = 0; d < x.ndim; ++d) {

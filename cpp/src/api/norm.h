@@ -14,7 +14,7 @@ namespace bnfast::api {
 struct Operation {
     const char* name;
     Scope scope = Scope::kBatch;
-    std::int64_t groups = 0;  // of the channels, where the scope is theirs
+    std::int64_t groups = 0;  // of the channels, where the scope is theirs; 0: each is one by itself
     Centre centre = Centre::kMean;
 
     // Whether residual and dropout stand before the norm, and not behind it.

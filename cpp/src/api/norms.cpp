@@ -9,15 +9,11 @@ namespace {
 using api::Call;
 using api::Operation;
 
-// The channels of x; 0 where there are none to count, as the checks of the call will say.
-std::int64_t channels_of(const TensorView& x, int axis) {
-    const int from_front = axis < 0 ? axis + x.ndim : axis;
-    return from_front < 0 || from_front >= x.ndim || x.shape == nullptr ? 0 : x.shape[from_front];
-}
-// A group for each channel. (A tensor without channels has one group of none.)
-std::int64_t groups_of_instance_norm(const TensorView& x, int axis) {
-    const std::int64_t channels = channels_of(x, axis);
-    return channels > 0 ? channels : 1;
+// One or more: 0 stands for instance norm.
+void check_groups(const Operation& operation) {
+    if (operation.groups < 1) {
+        api::fail(operation.name, "num_groups is " + std::to_string(operation.groups) + ", expected at least 1");
+    }
 }
 
 void over_groups(const Operation& operation, const NormInputs& inputs, const NormOptions& options, const TensorView& y,
@@ -40,10 +36,12 @@ void over_last_axes(const Operation& operation, const NormInputs& inputs, const 
 }  // namespace
 
 std::int64_t group_norm_state_size(const TensorView& x, std::int64_t groups, int axis) {
-    return api::state_size({"group_norm_state_size", Scope::kGroup, groups}, x, axis);
+    const Operation operation{"group_norm_state_size", Scope::kGroup, groups};
+    check_groups(operation);
+    return api::state_size(operation, x, axis);
 }
 std::int64_t instance_norm_state_size(const TensorView& x, int axis) {
-    return api::state_size({"instance_norm_state_size", Scope::kGroup, groups_of_instance_norm(x, axis)}, x, axis);
+    return api::state_size({"instance_norm_state_size", Scope::kGroup}, x, axis);
 }
 std::int64_t layer_norm_state_size(const TensorView& x, int axis) {
     return api::state_size({"layer_norm_state_size", Scope::kLastAxes}, x, axis);
@@ -51,12 +49,13 @@ std::int64_t layer_norm_state_size(const TensorView& x, int axis) {
 
 void group_norm(const NormInputs& inputs, std::int64_t groups, const NormOptions& options, const TensorView& y,
                 NormState& state) {
-    over_groups({"group_norm", Scope::kGroup, groups}, inputs, options, y, state);
+    const Operation operation{"group_norm", Scope::kGroup, groups};
+    check_groups(operation);
+    over_groups(operation, inputs, options, y, state);
 }
 
 void instance_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y, NormState& state) {
-    const std::int64_t groups = groups_of_instance_norm(inputs.x, options.axis);
-    over_groups({"instance_norm", Scope::kGroup, groups}, inputs, options, y, state);
+    over_groups({"instance_norm", Scope::kGroup}, inputs, options, y, state);
 }
 
 void layer_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y,

@@ -32,7 +32,7 @@ Layout channel_layout(const TensorView& x, const NormAxes& axes, const unsigned 
     }
     geometry.channels = x.shape[axes.axis];
     geometry.rows = layout.inner_dims.empty() && !one_channel;
-    if (axes.scope == Scope::kGroup) layout.share = std::max<std::int64_t>(geometry.channels / axes.groups, 1);
+    if (axes.groups > 0) layout.share = geometry.channels / axes.groups;
     return layout;
 }
 
@@ -50,9 +50,12 @@ Layout row_layout(const TensorView& x, const NormAxes& axes) {
     return layout;
 }
 
-// Whether groups are of several channels of one element each: as planes, each would have a statistic to merge.
+// Whether groups are of several channels of one element each: as planes, each would have a statistic to merge. (And
+// groups of no channel have statistics, too.)
 bool groups_are_rows(const TensorView& x, const NormAxes& axes) {
-    if (axes.scope != Scope::kGroup || x.shape[axes.axis] <= axes.groups) return false;
+    const std::int64_t channels = x.shape[axes.axis];
+    if (axes.groups == 0 || channels == axes.groups) return false;
+    if (channels == 0) return true;
     for (int d = 1; d < x.ndim; ++d) {
         if (d != axes.axis && x.shape[d] != 1) return false;
     }
@@ -62,8 +65,8 @@ Layout group_layout(const TensorView& x, const NormAxes& axes) {
     Layout layout = row_layout(x, {Scope::kLastAxes, axes.axis, 0});
     layout.axes = axes;
     layout.splits_axis = true;
-    layout.geometry.channels *= axes.groups;
-    layout.geometry.inner /= axes.groups;
+    layout.geometry.channels = x.shape[0] * axes.groups;
+    layout.geometry.inner = x.shape[axes.axis] / axes.groups;
     return layout;
 }
 

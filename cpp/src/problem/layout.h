@@ -35,7 +35,7 @@ class Dims {
 struct NormAxes {
     Scope scope = Scope::kBatch;
     int axis = 0;
-    std::int64_t groups = 0;  // of the channels, where the scope is theirs
+    std::int64_t groups = 0;  // of the channels, where the scope is theirs; 0: each is one by itself
 };
 
 // Which gamma and beta belong to an element: those of its channel, or those of its place among the inner elements.
