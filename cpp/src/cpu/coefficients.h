@@ -51,7 +51,9 @@ class ChannelCoefficients {
     const double* gamma_;  // theirs, one after the other
 };
 
-// What the kernels of backward take.
+// What the kernels of backward take, without coefficients and with them.
+BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, bool streaming,
+                           std::int64_t fetch_channels);
 BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, const ChannelCoefficients& coefficients,
                            bool streaming, std::int64_t fetch_channels);
 

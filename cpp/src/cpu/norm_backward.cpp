@@ -11,8 +11,8 @@
 
 namespace bnfast::cpu {
 
-BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, const ChannelCoefficients& coefficients,
-                           bool streaming, std::int64_t fetch_channels) {
+BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, bool streaming,
+                           std::int64_t fetch_channels) {
     BackwardTask task;
     task.geometry = problem.geometry;
     task.blocks = blocks;
@@ -21,16 +21,22 @@ BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, co
     task.dy = problem.dy;
     task.dx = problem.dx;
     task.dresidual = problem.dresidual;
-    task.affine = coefficients.affine();
     task.along = problem.along;
-    task.gradient = coefficients.gradient();
-    task.centre = coefficients.centre();
     task.where = problem.where;
     task.mask = mask_task_of(problem);
     task.activation = {problem.activation, problem.activation_slope, problem.from_output};
     task.streaming = streaming;
     task.fetch_channels = fetch_channels;
     task.sums = sums_of(problem);
+    return task;
+}
+
+BackwardTask backward_task(const BoundProblem& problem, const Blocks& blocks, const ChannelCoefficients& coefficients,
+                           bool streaming, std::int64_t fetch_channels) {
+    BackwardTask task = backward_task(problem, blocks, streaming, fetch_channels);
+    task.affine = coefficients.affine();
+    task.gradient = coefficients.gradient();
+    task.centre = coefficients.centre();
     return task;
 }
 

@@ -13,12 +13,6 @@
 namespace bnfast::cpu {
 namespace {
 
-// What the kernels write: the gradient at the norm's input. With dropout before the norm that is not dx yet; where it
-// is wanted as the residual's, it goes there first.
-Operand gradient_of(const BoundProblem& problem) {
-    return problem.prologue.used && problem.dresidual.data != nullptr ? problem.dresidual : problem.dx;
-}
-
 // Work on all channels of a call: sums of the parameters, by blocks of channels.
 class AlongBackward {
   public:
@@ -30,16 +24,15 @@ class AlongBackward {
           parameters_(saved.parameters),
           pitch_(padded(saved.parameters)),
           threads_(useful_threads(problem.elements())),
-          streaming_(worth_streaming(problem) && !problem.prologue.used) {
+          streaming_(worth_streaming(problem)) {
         const std::int64_t entries = std::max<std::int64_t>(channel_blocks_.count, 1) * pitch_;
         sums_ = {scratch_.take<double>(entries), scratch_.take<double>(entries)};
     }
 
     void run(const ParameterGradients& out) {
         const int operands = problem_.dh.data != nullptr ? 3 : 2;
-        const AlongGrouping grouping = group_along(problem_, channel_blocks_, operands, threads_);
         if (problem_.elements() > 0) {
-            grouping.shared ? together() : alone(grouping.channels);
+            works_together_along(problem_, blocks_, channel_blocks_.count, operands, threads_) ? together() : alone();
         }
         merge(out);
     }
@@ -51,48 +44,25 @@ class AlongBackward {
     std::int64_t block_end(std::int64_t block) const {
         return std::min(problem_.geometry.channels, (block + 1) * channel_blocks_.channels);
     }
-    BackwardTask task(const BoundProblem& group, const ChannelCoefficients& coefficients, bool streaming) const {
-        BackwardTask result = backward_task(group, blocks_, coefficients, streaming, kFetchAlong);
-        result.dx = gradient_of(group);
-        result.dh = group.dh;
-        if (problem_.prologue.used) result.dresidual = Operand{};  // that is of a residual behind the map
-        return result;
+    void add_operands(BackwardTask& task) const {
+        task.dh = problem_.dh;
+        task.before = mask_before(problem_);
     }
-    OwnSums take_sums(Scratch& scratch, std::int64_t channels) const {
-        const std::int64_t entries = std::max<std::int64_t>(blocks_.count, 1) * padded(channels);
-        return {scratch.take<double>(entries), scratch.take<double>(entries)};
-    }
-    // Of the statistics, once the sums of all blocks of their channels are there.
-    void finish_sums(const BoundProblem& group, const OwnSums& own, ChannelCoefficients& coefficients,
-                     const Statistics& statistics) const {
-        active_target().merge_sums({own.dz, own.dz_xmu}, blocks_.count, padded(group.geometry.channels),
-                                   group.geometry.channels);
-        coefficients.add_gradient(group, StatisticsAre::kOfX, {statistics.count, own.dz, own.dz_xmu}, true);
-    }
-
-    // A block of channels to each thread, and of these as many at once as stay in its cache.
-    void alone(std::int64_t at_once) const {
+    // A block of channels to each thread.
+    void alone() const {
+        AlongBackwardTask part;
+        part.backward = backward_task(problem_, blocks_, streaming_, kFetchNothing);
+        add_operands(part.backward);
+        part.statistics = {saved_.count, saved_.mean, saved_.mean_low, saved_.m2, saved_.invstd};
+        part.gradient.about_zero = problem_.centre == Centre::kZero;
+        part.gradient.sums_are_prescaled = true;
+        part.gradient.eps = problem_.eps;
+        part.gradient.placement = problem_.eps_placement;
         parallel_for(channel_blocks_.count, threads_, [&](std::int64_t block) {
             const ParameterSums sums = sums_of_block(block);
             std::fill_n(sums.dbeta, parameters_, 0.0);
             std::fill_n(sums.dgamma, parameters_, 0.0);
-            const std::int64_t end_of_block = block_end(block);
-            for (std::int64_t begin = block * channel_blocks_.channels, end; begin < end_of_block; begin = end) {
-                end = std::min(begin + at_once, end_of_block);
-                Scratch scratch;
-                const BoundProblem group = channel_range(problem_, begin, end);
-                const Statistics statistics = saved_.from(begin);
-                ChannelCoefficients coefficients(scratch, group, statistics);
-                const OwnSums own = take_sums(scratch, end - begin);
-                BackwardTask part = task(group, coefficients, streaming_);
-                kernels_of(group).backward_sums_along(part, {0, end - begin, 0, blocks_.count, padded(end - begin)},
-                                                      {own.dz, own.dz_xmu}, sums);
-                finish_sums(group, own, coefficients, statistics);
-                part.gradient = coefficients.gradient();
-                part.fetch_channels = kFetchNothing;
-                kernels_of(group).backward(part, {0, 1, 0, end - begin, 0, group.geometry.inner});
-                if (group.prologue.used) apply_prologue_backward(group, gradient_of(group), 1);
-            }
+            kernels_of(problem_).backward_along(part, block * channel_blocks_.channels, block_end(block), sums);
         });
     }
 
@@ -101,8 +71,9 @@ class AlongBackward {
         Scratch scratch;
         ChannelCoefficients coefficients(scratch, problem_, saved_);
         const std::int64_t channels = problem_.geometry.channels, pitch = padded(channels);
-        const OwnSums own = take_sums(scratch, channels);
-        BackwardTask all = task(problem_, coefficients, streaming_);
+        const BlockSums own = take_block_sums(scratch, blocks_.count, pitch);
+        BackwardTask all = backward_task(problem_, blocks_, coefficients, streaming_, kFetchAlong);
+        add_operands(all);
         parallel_for(channel_blocks_.count * blocks_.count, threads_, [&](std::int64_t k) {
             const std::int64_t block = k / blocks_.count, piece = k % blocks_.count;
             const ParameterSums sums = sums_of_block(block);
@@ -116,10 +87,10 @@ class AlongBackward {
             kernels_of(problem_).backward_sums_along(all, {begin, block_end(block), piece, piece + 1, pitch},
                                                      {own.dz + at, own.dz_xmu + at}, sums);
         });
-        finish_sums(problem_, own, coefficients, saved_);
+        active_target().merge_sums(own, blocks_.count, pitch, channels);
+        coefficients.add_gradient(problem_, StatisticsAre::kOfX, {saved_.count, own.dz, own.dz_xmu}, true);
         all.gradient = coefficients.gradient();
         sweep_tiles(problem_, threads_, [&](const Tile& tile) { kernels_of(problem_).backward(all, tile); });
-        if (problem_.prologue.used) apply_prologue_backward(problem_, gradient_of(problem_), threads_);
     }
 
     void merge(const ParameterGradients& out) {

@@ -105,19 +105,23 @@ void finish_statistics(const BoundProblem& problem, const Statistics& s) {
     measure_extremes(problem, s);
 }
 
-ForwardTask forward_task(const BoundProblem& problem, const ChannelCoefficients& coefficients, bool streaming,
-                         std::int64_t fetch_channels) {
+ForwardTask forward_task(const BoundProblem& problem, bool streaming) {
     ForwardTask task;
     task.geometry = problem.geometry;
     task.x = problem.x;
     task.residual = problem.residual;
     task.y = problem.y;
-    task.affine = coefficients.affine();
     task.along = problem.along;
     task.where = problem.where;
     task.mask = mask_task_of(problem);
     task.activation = {problem.activation, problem.activation_slope};
     task.streaming = streaming;
+    return task;
+}
+ForwardTask forward_task(const BoundProblem& problem, const ChannelCoefficients& coefficients, bool streaming,
+                         std::int64_t fetch_channels) {
+    ForwardTask task = forward_task(problem, streaming);
+    task.affine = coefficients.affine();
     task.fetch_channels = fetch_channels;
     return task;
 }
@@ -137,6 +141,23 @@ void apply_together(const BoundProblem& problem, const Statistics& s, int thread
     const ChannelCoefficients coefficients(scratch, problem, s);
     const ForwardTask task = forward_task(problem, coefficients, streaming, fetch_channels);
     sweep_tiles(problem, threads, [&](const Tile& tile) { kernels_of(problem).forward(task, tile); });
+}
+
+// Channels whose parameters lie along their elements, each measured and normalised by one kernel.
+void forward_along(const BoundProblem& problem, const BlockCounts& counts, int threads, bool streaming,
+                   const Statistics& out) {
+    AlongForwardTask task;
+    task.forward = forward_task(problem, streaming);
+    if (problem.prologue.used) task.prologue = prologue_task(problem);
+    task.blocks = counts.blocks;
+    task.block_counts = counts.each;
+    task.statistics = {out.count, out.mean, out.mean_low, out.m2, out.invstd};
+    task.about_zero = problem.centre == Centre::kZero;
+    task.eps = problem.eps;
+    task.placement = problem.eps_placement;
+    const std::int64_t channels = problem.geometry.channels;
+    for_each_range(channels, channels_per_task(channels, threads), threads,
+                   [&](std::int64_t begin, std::int64_t end) { kernels_of(problem).forward_along(task, begin, end); });
 }
 
 }  // namespace
@@ -186,6 +207,11 @@ void forward(const BoundProblem& problem, const Statistics& out) {
     const Grouping grouping = group_channels(problem, operands, threads);
     const bool streaming = worth_streaming(problem);
     const std::int64_t channels = problem.geometry.channels;
+    const bool may_be_extreme = problem.dtype == DType::kFloat64;  // and then be measured again
+    if (problem.along.used && problem.elements() > 0 && !may_be_extreme &&
+        !works_together_along(problem, counts.blocks, channels, operands, threads)) {
+        return forward_along(problem, counts, threads, streaming, out);
+    }
     const auto together = [&](std::int64_t begin, std::int64_t end) {
         const BoundProblem group = channel_range(problem, begin, end);
         const Statistics statistics = out.from(begin);

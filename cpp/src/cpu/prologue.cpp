@@ -1,55 +1,53 @@
-// What stands before the norm, on the CPU: h = residual + dropout(x), and dx from the gradient at h.
+// What stands before the norm, on the CPU: h = residual + dropout(x).
 #include "cpu/prologue.h"
 
 #include <algorithm>
-#include <initializer_list>
 
 #include "cpu/coefficients.h"
-#include "cpu/parallel.h"
+#include "cpu/schedule.h"
 
 namespace bnfast::cpu {
-namespace {
 
-// to = residual + dropout(from), channel by channel, or as one run where channels touch. A residual without data is
-// none.
-void drop_and_add(const BoundProblem& problem, const Operand& from, const Operand& residual, const Operand& to,
-                  int threads) {
+PrologueTask prologue_task(const BoundProblem& problem) {
+    PrologueTask task;
+    task.used = problem.prologue.used;
+    task.x = problem.input;
+    task.residual = problem.input_residual;
+    task.h = problem.x;
+    task.drops = problem.prologue.dropout.keep != kKeepAll;
+    task.mask = problem.prologue.dropout;
+    task.first_channel = problem.first_channel;
+    task.scale = problem.prologue.dropout_scale;
+    return task;
+}
+
+void apply_prologue(const BoundProblem& problem, int threads) {
     constexpr std::int64_t kPiece = 65536;  // elements
     const Geometry& g = problem.geometry;
     if (problem.elements() == 0) return;
-    bool touch = true;
-    for (const Operand* operand : {&from, &residual, &to}) {
-        touch = touch && (operand->data == nullptr || operand->channel_stride == g.inner);
-    }
-    const std::int64_t length = touch ? problem.elements() : g.inner, runs = touch ? 1 : g.channels;
-    const std::int64_t pieces = (length + kPiece - 1) / kPiece, item = item_size(problem.dtype);
-    parallel_for(runs * pieces, threads, [&](std::int64_t task) {
-        const std::int64_t channel = task / pieces, begin = task % pieces * kPiece;
-        const auto address = [&](const Operand& operand) {
-            return static_cast<char*>(operand.data) + (channel * operand.channel_stride + begin) * item;
-        };
-        PrologueRun run;
-        run.x = address(from);
-        run.has_residual = residual.data != nullptr;
-        if (run.has_residual) run.residual = address(residual);
-        run.h = address(to);
-        run.n = std::min(kPiece, length - begin);
-        run.drops = problem.prologue.dropout.keep != kKeepAll;
-        run.mask = problem.prologue.dropout;
-        run.index = (problem.first_channel + channel) * g.inner + begin;
-        run.scale = problem.prologue.dropout_scale;
-        kernels_of(problem).prologue(run);
+    const PrologueTask task = prologue_task(problem);
+    const std::int64_t channels = std::clamp<std::int64_t>(kPiece / g.inner, 1, g.channels);
+    const std::int64_t pieces = (g.inner + kPiece - 1) / kPiece;
+    parallel_for((g.channels + channels - 1) / channels * pieces, threads, [&](std::int64_t k) {
+        Tile tile{};
+        tile.outer_end = 1;
+        tile.channel_begin = k / pieces * channels;
+        tile.channel_end = std::min(tile.channel_begin + channels, g.channels);
+        tile.inner_begin = k % pieces * kPiece;
+        tile.inner_end = std::min(tile.inner_begin + kPiece, g.inner);
+        kernels_of(problem).prologue(task, g, tile);
     });
 }
 
-}  // namespace
-
-void apply_prologue(const BoundProblem& problem, int threads) {
-    drop_and_add(problem, problem.input, problem.input_residual, problem.x, threads);
-}
-
-void apply_prologue_backward(const BoundProblem& problem, const Operand& gradient, int threads) {
-    drop_and_add(problem, gradient, Operand{}, problem.dx, threads);
+MaskTask mask_before(const BoundProblem& problem) {
+    MaskTask mask;
+    mask.used = problem.prologue.used;
+    mask.dropout = problem.prologue.dropout;
+    mask.all_channels = problem.all_channels;
+    mask.first_channel = problem.first_channel;
+    mask.scale = problem.prologue.dropout_scale;
+    mask.portion = mask_portion(problem);
+    return mask;
 }
 
 }  // namespace bnfast::cpu

@@ -1,4 +1,4 @@
-// What stands before the norm, on the CPU: h = residual + dropout(x), and dx from the gradient at h.
+// What stands before the norm, on the CPU: h = residual + dropout(x).
 #pragma once
 
 #include "cpu/bound_problem.h"
@@ -6,8 +6,10 @@
 namespace bnfast::cpu {
 
 // Writes problem.x, which is h, from the prologue's operands.
+PrologueTask prologue_task(const BoundProblem& problem);
 void apply_prologue(const BoundProblem& problem, int threads);
-// Writes problem.dx from the gradient at h, which is in `gradient`: the kept elements, scaled.
-void apply_prologue_backward(const BoundProblem& problem, const Operand& gradient, int threads);
+
+// The dropout of the prologue, for backward, which dx comes from.
+MaskTask mask_before(const BoundProblem& problem);
 
 }  // namespace bnfast::cpu

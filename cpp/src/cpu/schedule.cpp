@@ -65,6 +65,18 @@ bool walks_short_runs(const BoundProblem& problem) {
            has_gaps(problem.dy) || has_gaps(problem.dx) || has_gaps(problem.dresidual);
 }
 
+// Whether results are channels by themselves, short ones, that share lines: each such line takes as long as a channel.
+bool shares_short_lines(const BoundProblem& problem) {
+    constexpr std::int64_t kLine = 64, kLongChannel = 8192;  // bytes
+    const std::int64_t item = item_size(problem.dtype);
+    if (!problem.along.used || problem.geometry.inner * item >= kLongChannel) return false;
+    const auto shares = [&](const Operand& operand) {
+        return operand.data != nullptr && (reinterpret_cast<std::uintptr_t>(operand.data) % kLine != 0 ||
+                                           operand.channel_stride * item % kLine != 0);
+    };
+    return shares(problem.y) || shares(problem.dx);
+}
+
 // The fewest channels that a task may have to itself: several narrow rows are walked as one, with all of their
 // channels.
 std::int64_t fewest_channels(const Geometry& g) { return g.rows && g.flat ? std::max<std::int64_t>(g.channels, 1) : 1; }
@@ -91,7 +103,7 @@ bool worth_streaming(const BoundProblem& problem) {
     const bool in_place =
         problem.y.data == problem.x.data || (problem.dx.data != nullptr && problem.dx.data == problem.dy.data);
     return decide(!in_place && exceeds_caches(problem.elements() * item_size(problem.dtype)) &&
-                  !walks_short_runs(problem));
+                  !walks_short_runs(problem) && !shares_short_lines(problem));
 }
 
 std::int64_t mask_portion(const BoundProblem& problem) {
@@ -183,16 +195,13 @@ Grouping group_channels(const BoundProblem& problem, int operands, int threads) 
     return grouping;
 }
 
-AlongGrouping group_along(const BoundProblem& problem, const ChannelBlocks& blocks, int operands, int threads) {
-    const Geometry& g = problem.geometry;
-    const std::int64_t channel_bytes = std::max<std::int64_t>(g.inner * item_size(problem.dtype) * operands, 1);
-    const std::int64_t budget = private_cache_bytes() / 4;  // beside the sums of the parameters
-    AlongGrouping grouping;
-    grouping.shared = decide(threads > 1 && (blocks.count < threads || channel_bytes > 2 * budget));
-    constexpr std::int64_t kAtOnce = 4;  // channels that the kernels take together
-    const std::int64_t fit = std::max<std::int64_t>(budget / channel_bytes / kAtOnce, 1) * kAtOnce;
-    grouping.channels = decide(std::min(fit, blocks.channels), 1, blocks.channels);
-    return grouping;
+bool works_together_along(const BoundProblem& problem, const Blocks& blocks, std::int64_t parts, int operands,
+                          int threads) {
+    // Kernels handle a few channels at once, which should stay in the cache.
+    constexpr std::int64_t kAtOnce = 4;
+    const std::int64_t bytes = kAtOnce * problem.geometry.inner * item_size(problem.dtype) * operands;
+    const bool too_long = blocks.count > kMostAlongBlocks || bytes > private_cache_bytes() * 7 / 8;
+    return too_long || problem.from_output || decide(threads > 1 && parts < threads);
 }
 
 bool normalises_by_groups(const BoundProblem& problem, const Grouping& grouping) {

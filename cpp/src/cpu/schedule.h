@@ -58,13 +58,10 @@ struct Grouping {
 // `operands` is the number of tensors that are read.
 Grouping group_channels(const BoundProblem& problem, int operands, int threads);
 
-// How backward goes where parameters lie along the inner elements: all threads sum over all channels and then write dx,
-// or each takes blocks of channels (numerics/blocks.h), so many of their channels at once while they are in its cache.
-struct AlongGrouping {
-    bool shared = false;
-    std::int64_t channels = 1;
-};
-AlongGrouping group_along(const BoundProblem& problem, const ChannelBlocks& blocks, int operands, int threads);
+// Where parameters lie along the inner elements: whether all threads work on all channels, first measuring or summing
+// and then writing, or each on channels of its own, of which there are so many `parts`.
+bool works_together_along(const BoundProblem& problem, const Blocks& blocks, std::int64_t parts, int operands,
+                          int threads);
 
 // Whether threads that only normalise should each have channels of their own, too: where coefficients take as long as
 // the elements, or runs are long.

@@ -17,7 +17,8 @@ BNFAST_INLINE double sum_along_tree(double (&lane)[kLanes]) {
 }
 
 // A short run of 16-bit elements: so many vectors, or rows, are summed in float32, even and odd ones apart, and only
-// the sums of both in float64.
+// the sums of both in float64. (In layer norm's gradients, of elements of any type and in the type computed in, all of
+// them one after the other.)
 constexpr int kShortRun = 16;
 
 // Whether sums of dz and of dz * (x - mean) in short runs are right: they did not leave float32, and if the products

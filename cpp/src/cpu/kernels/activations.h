@@ -82,15 +82,11 @@ class GeneralLoop {
     ActivationFunctions<T> functions_;
 };
 
-template <class Task>
-BNFAST_INLINE bool can_be_plain(const Task& task) {
-    return task.where.bits == nullptr && !task.affine.prescaled && !task.activation.from_output;
-}
 // Calls f with the loop for the task.
 template <class T, class Task, class F>
 BNFAST_INLINE void with_loop(const Task& task, F f) {
     const cpu::ActivationCall& call = task.activation;
-    const bool plain = can_be_plain(task);
+    const bool plain = task.where.bits == nullptr && !task.affine.prescaled && !call.from_output;
     if (plain && call.activation == Activation::kNone) {
         return task.mask.used ? f(PlainLoop<T, Identity<T>, true>{}) : f(PlainLoop<T, Identity<T>, false>{});
     }
@@ -99,13 +95,12 @@ BNFAST_INLINE void with_loop(const Task& task, F f) {
     }
     f(GeneralLoop<T>(call));
 }
-// The same where parameters lie along the inner elements. Most of those norms have nothing behind them.
-template <class T, class Task, class F>
-BNFAST_INLINE void with_loop_along(const Task& task, F f) {
-    if (can_be_plain(task) && task.activation.activation == Activation::kNone && !task.mask.used) {
-        return f(PlainLoop<T, Identity<T>, false>{});
-    }
-    f(GeneralLoop<T>(task.activation));
+// Most norms whose parameters lie along the inner elements have nothing behind them: they have loops of their own
+// (along_forward.h, along_backward.h), and the general one serves the rest.
+template <class Task>
+BNFAST_INLINE bool is_plain_identity(const Task& task) {
+    return task.where.bits == nullptr && !task.activation.from_output && !task.mask.used &&
+           task.activation.activation == Activation::kNone && task.residual.data == nullptr;
 }
 // The coefficients and where bits of a task, known to have none if its loop is plain.
 template <bool kPlain>

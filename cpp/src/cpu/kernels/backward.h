@@ -30,6 +30,7 @@ struct BackwardRun {
     const S* dh;
     S *dx, *dresidual;
     WhereRun where;
+    std::int64_t mask_before;
 };
 
 template <class S, class Loop>
@@ -60,6 +61,8 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
     const bool in_cache = !streaming && task.dx.data != task.dy.data;  // in place, nothing is streamed, however large
     MaskWindow window(task.mask, g);
     const Dropper<T> dropper(window, task.mask, g);
+    MaskWindow window_before(task.before, g);
+    const Dropper<T> before(window_before, task.before, g);  // along inner only
     const bool is_dense = !kAlongInner && !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
     const std::int64_t portion = portion_of<Loop>(task.mask);
@@ -67,8 +70,12 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
     for_each_in_tile<S, Loop>(
         g, tile, is_dense, together, portion,
         [&](const Position& p) __attribute__((always_inline)) {
-            return Run{open_inputs<S, kAlongInner>(task, dropper.index, p), at_if_any<S>(task.dh, p), at<S>(task.dx, p),
-                       at_if_any<S>(task.dresidual, p), open_where<kRows>(where, p)};
+            return Run{open_inputs<S, kAlongInner>(task, dropper.index, p),
+                       at_if_any<S>(task.dh, p),
+                       at<S>(task.dx, p),
+                       at_if_any<S>(task.dresidual, p),
+                       open_where<kRows>(where, p),
+                       before.index.of(p)};
         },
         [&](const Run& run) __attribute__((always_inline)) { return streaming || together ? head_of(run.dx) : 0; },
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
@@ -85,6 +92,7 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
         },
         [&](const Run& run, std::int64_t begin, std::int64_t n, auto walk) __attribute__((always_inline)) {
             if (Loop::drops(dropper.used)) dropper.prepare(run.inputs.mask + begin, n);
+            if (kAlongInner && before.used) before.prepare(run.mask_before + begin, n);
             const auto fetch_inputs = [&](std::int64_t i, std::int64_t along) __attribute__((always_inline)) {
                 if (!fetches) return;
                 fetch(run.inputs.x + i + (kRows ? along : ahead_x));
@@ -98,6 +106,10 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
                                               coefficients.dx_scale);
                 if constexpr (kAlongInner) {
                     if (run.dh != nullptr) dx = dx + lanes.load(run.dh + i);
+                    if (before.used) {
+                        at.dz = dx;
+                        dx = before.drop(run.mask_before + i, dx);
+                    }
                 }
                 if (has_where) {
                     const Mask<T> mask = where_mask<T, kRows>(run.where, i);
@@ -129,14 +141,26 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
                          });
             }
         });
-    if (streaming) stream_fence();
+}
+
+template <class S>
+void write_tile_along(const BackwardTask& task, const Tile& tile);  // along_backward.h
+
+template <class S>
+void write_tile(const BackwardTask& task, const Tile& tile) {
+    const bool writes_dz = task.dresidual.data != nullptr && !task.before.used;
+    if (task.along.used && is_plain_identity(task) && !task.affine.prescaled && !writes_dz) {
+        return write_tile_along<S>(task, tile);
+    }
+    apply_tile<S>(task, tile, [](const auto& loop, const BackwardTask& part, const Tile& part_tile) {
+        backward_tile<S>(loop, part, part_tile);
+    });
 }
 
 template <class S>
 void backward(const BackwardTask& task, const Tile& tile) noexcept {
-    apply_tile<S>(task, tile, [](const auto& loop, const BackwardTask& part, const Tile& part_tile) {
-        backward_tile<S>(loop, part, part_tile);
-    });
+    write_tile<S>(task, tile);
+    if (task.streaming) stream_fence();
 }
 
 }  // namespace BNFAST_TARGET

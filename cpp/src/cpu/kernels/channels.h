@@ -17,8 +17,8 @@ BNFAST_INLINE void for_each_channel(std::int64_t channels, Body body) {
 
 // --- merging ----------------------------------------------------------------------------------------------------
 
-void merge_moments(const BlockMoments& m, const double* counts, std::int64_t blocks, std::int64_t pitch,
-                   std::int64_t width) noexcept {
+inline void merge_moments(const BlockMoments& m, const double* counts, std::int64_t blocks, std::int64_t pitch,
+                          std::int64_t width) noexcept {
     const auto count_of = [&](std::int64_t begin, std::int64_t end) {  // exact: integers below 2**53
         double count = 0.0;
         for (std::int64_t b = begin; b < end; ++b) count += counts[b];
@@ -41,7 +41,7 @@ void merge_moments(const BlockMoments& m, const double* counts, std::int64_t blo
     });
 }
 
-void merge_sums(const BlockSums& sums, std::int64_t blocks, std::int64_t pitch, std::int64_t width) noexcept {
+inline void merge_sums(const BlockSums& sums, std::int64_t blocks, std::int64_t pitch, std::int64_t width) noexcept {
     for_each_merger(blocks, [&](std::int64_t a, std::int64_t b, std::int64_t) {
         double* const all[] = {sums.dz, sums.dz_xmu};
         for (double* values : all) {
@@ -52,8 +52,8 @@ void merge_sums(const BlockSums& sums, std::int64_t blocks, std::int64_t pitch, 
 
 // --- invstd -----------------------------------------------------------------------------------------------------
 
-void invstd(const double* m2, const double* count, double eps, EpsPlacement placement, std::int64_t channels,
-            double* result) noexcept {
+inline void invstd(const double* m2, const double* count, double eps, EpsPlacement placement, std::int64_t channels,
+                   double* result) noexcept {
     for_each_channel(channels, [&](std::int64_t c, auto lanes) __attribute__((always_inline)) {
         const Vec<double> var = variance(lanes.load(m2 + c), lanes.load(count + c));
         lanes.store(result + c, invstd_of(var, eps, placement), false);
@@ -65,7 +65,7 @@ void invstd(const double* m2, const double* count, double eps, EpsPlacement plac
 // Fills the padding behind the last channel with the first channels again, for vectors that reach into the next row.
 template <class T>
 void continue_periodically(T* values, std::int64_t channels) {
-    for (std::int64_t i = 0; i < kLanes && channels > 0; ++i) values[channels + i] = values[i % channels];
+    for (std::int64_t i = 0; i < kLanes && channels > 0; ++i) values[channels + i] = values[i];  // those behind, too
 }
 
 template <class T>
@@ -101,8 +101,8 @@ void fill_coefficients(const cpu::AffineInputs& in, std::int64_t channels, cpu::
     out.prescaled = sum_lanes(changes) != 0.0;
 }
 
-void forward_coefficients(const cpu::AffineInputs& in, bool is_double, std::int64_t channels, cpu::AffineArrays& out,
-                          const cpu::SumsCentre& centre) noexcept {
+inline void forward_coefficients(const cpu::AffineInputs& in, bool is_double, std::int64_t channels,
+                                 cpu::AffineArrays& out, const cpu::SumsCentre& centre) noexcept {
     if (is_double) {
         fill_coefficients<double>(in, channels, out, centre);
     } else {
@@ -141,8 +141,8 @@ void fill_gradient_coefficients(const cpu::GradientInputs& in, std::int64_t chan
     if (in.weighted) continue_periodically(weight, channels);
 }
 
-void gradient_coefficients(const cpu::GradientInputs& in, bool is_double, std::int64_t channels,
-                           const cpu::AffineArrays& affine, const cpu::GradientArrays& out) noexcept {
+inline void gradient_coefficients(const cpu::GradientInputs& in, bool is_double, std::int64_t channels,
+                                  const cpu::AffineArrays& affine, const cpu::GradientArrays& out) noexcept {
     if (is_double) {
         fill_gradient_coefficients<double>(in, channels, affine, out);
     } else {

@@ -1,5 +1,6 @@
 // The kernels of one target for one way to store elements; compiled once for each pair.
-#include "cpu/kernels/along.h"
+#include "cpu/kernels/along_backward.h"
+#include "cpu/kernels/along_forward.h"
 #include "cpu/kernels/backward.h"
 #include "cpu/kernels/dropout.h"
 #include "cpu/kernels/forward.h"
@@ -19,7 +20,9 @@ cpu::ElementKernels BNFAST_JOIN(elements_of_, BNFAST_ELEMENT)() noexcept {
     kernels.forward = &forward<BNFAST_ELEMENT>;
     kernels.backward_sums = &backward_sums<BNFAST_ELEMENT>;
     kernels.backward = &backward<BNFAST_ELEMENT>;
+    kernels.forward_along = &forward_along<BNFAST_ELEMENT>;
     kernels.backward_sums_along = &backward_sums_along<BNFAST_ELEMENT>;
+    kernels.backward_along = &backward_along<BNFAST_ELEMENT>;
     kernels.prologue = &prologue<BNFAST_ELEMENT>;
     kernels.dropout = &dropout<BNFAST_ELEMENT>;
     return kernels;

@@ -192,9 +192,8 @@ struct TileLoop : Loop {
 template <class S, class Task, class Apply>
 BNFAST_INLINE void apply_tile(const Task& task, const Tile& tile, Apply apply) {
     if (task.along.used) {
-        return with_loop_along<Compute<S>>(task, [&](auto loop) __attribute__((always_inline)) {
-            apply(TileLoop<TileForm::kAlongInner, decltype(loop)>{loop}, task, tile);
-        });
+        using Loop = GeneralLoop<Compute<S>>;
+        return apply(TileLoop<TileForm::kAlongInner, Loop>{Loop(task.activation)}, task, tile);
     }
     with_loop<Compute<S>>(task, [&](auto loop) __attribute__((always_inline)) {
         const TileLoop<TileForm::kRows, decltype(loop)> rows_loop{loop};

@@ -84,14 +84,24 @@ void forward_tile(const Loop& shared_loop, const ForwardTask& task, const Tile& 
                          __attribute__((always_inline)) { finish(i, lanes, load(z + (i - begin))); });
             }
         });
-    if (streaming) stream_fence();
+}
+
+template <class S>
+void normalise_tile_along(const ForwardTask& task, const Tile& tile);  // along_forward.h
+
+template <class S>
+void write_tile(const ForwardTask& task, const Tile& tile) {
+    if (task.along.used && is_plain_identity(task) && !task.affine.prescaled)
+        return normalise_tile_along<S>(task, tile);
+    apply_tile<S>(task, tile, [](const auto& loop, const ForwardTask& part, const Tile& part_tile) {
+        forward_tile<S>(loop, part, part_tile);
+    });
 }
 
 template <class S>
 void forward(const ForwardTask& task, const Tile& tile) noexcept {
-    apply_tile<S>(task, tile, [](const auto& loop, const ForwardTask& part, const Tile& part_tile) {
-        forward_tile<S>(loop, part, part_tile);
-    });
+    write_tile<S>(task, tile);
+    if (task.streaming) stream_fence();
 }
 
 }  // namespace BNFAST_TARGET

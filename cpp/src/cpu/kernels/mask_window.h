@@ -147,7 +147,9 @@ class MaskWindow {
         }
         while (end_ < until) {
             MaskBatch batch{};
-            if (task_.dropout.keep != 0) {  // keeping all is no dropout
+            if (task_.dropout.keep >= kKeepAll) {
+                __builtin_memset(&batch, 0xff, sizeof batch);
+            } else if (task_.dropout.keep != 0) {
                 batch = mask_batch(task_.dropout, stream_, static_cast<std::uint64_t>(end_ / kGroup));
             }
             add(batch);

@@ -20,7 +20,6 @@ using cpu::MaskTask;
 using cpu::MomentsTask;
 using cpu::Operand;
 using cpu::ParameterSums;
-using cpu::PrologueRun;
 using cpu::Sums;
 using cpu::Tile;
 using cpu::WhereBits;

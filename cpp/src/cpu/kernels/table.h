@@ -154,6 +154,7 @@ struct BackwardTask {
     SumsCentre centre;  // of sums about zero
     WhereBits where;
     MaskTask mask;
+    MaskTask before;  // dropout before the norm, which dx is behind; dresidual is the gradient between the two
     ActivationCall activation;
     bool streaming = false;
     std::int64_t fetch_channels = kFetchAlong;
@@ -172,16 +173,32 @@ struct ParameterSums {
     double* dgamma;
 };
 
-// n contiguous elements: h = residual + (kept ? x * scale : 0). Without dropout all are kept.
-struct PrologueRun {
-    const void* x = nullptr;
-    const void* residual = nullptr;
-    void* h = nullptr;
-    std::int64_t n = 0;
-    bool has_residual = false, drops = false;
+// Channels of inner elements: h = residual + (kept ? x * scale : 0). A residual without data is none; where nothing
+// drops all are kept. The mask counts from channel `first_channel` on.
+struct PrologueTask {
+    bool used = false, drops = false;
+    Operand x, residual, h;
     DropoutMask mask;
-    std::int64_t index = 0;  // of the first element in the mask
+    std::int64_t first_channel = 0;
     double scale = 1.0;
+};
+
+// The numbers of channels that have a statistic each.
+struct ChannelStatistics {
+    double *count, *mean, *mean_low, *m2, *invstd;
+};
+
+// Forward of whole channels whose parameters lie along their inner elements: what `forward` does with statistics that
+// are first measured. `forward` lacks its coefficients.
+struct AlongForwardTask {
+    ForwardTask forward;
+    PrologueTask prologue;
+    Blocks blocks;
+    const double* block_counts = nullptr;  // elements of each block
+    ChannelStatistics statistics{};        // written
+    bool about_zero = false;
+    double eps = 0.0;
+    EpsPlacement placement = EpsPlacement::kVar;
 };
 
 // n contiguous elements: y = kept ? x * scale + shift : dropped. `constant`: `kept` holds for all of them; otherwise
@@ -195,19 +212,6 @@ struct DropoutRun {
     bool constant = false, kept = true;
     double scale = 1.0, shift = 0.0, dropped = 0.0;
     bool streaming = false;
-};
-
-// The functions that depend on how elements are stored.
-struct ElementKernels {
-    void (*moments)(const MomentsTask&, const BlockRange&, const BlockMoments&) noexcept;
-    void (*forward)(const ForwardTask&, const Tile&) noexcept;
-    void (*backward_sums)(const BackwardTask&, const BlockRange&, const BlockSums&) noexcept;
-    void (*backward)(const BackwardTask&, const Tile&) noexcept;
-    // Sums along inner, of weighted dz: the blocks of a range are those of its channels (rows).
-    void (*backward_sums_along)(const BackwardTask&, const BlockRange&, const BlockSums&,
-                                const ParameterSums&) noexcept;
-    void (*prologue)(const PrologueRun&) noexcept;
-    void (*dropout)(const DropoutRun&) noexcept;
 };
 
 // Saved or given statistics and parameters of a channel range, all float64, an entry for each channel.
@@ -231,6 +235,33 @@ struct GradientInputs {
     double eps = 0.0;
     EpsPlacement placement = EpsPlacement::kVar;
     bool constant_statistics = false;
+};
+
+// Backward of whole channels whose parameters lie along their inner elements: sums, and what `backward` does with them.
+// `backward` lacks its coefficients, and `gradient` all that is a channel's.
+struct AlongBackwardTask {
+    BackwardTask backward;
+    ChannelStatistics statistics{};
+    GradientInputs gradient;
+};
+constexpr std::int64_t kMostAlongBlocks = 16;  // of a channel that these functions take
+
+// The functions that depend on how elements are stored.
+struct ElementKernels {
+    void (*moments)(const MomentsTask&, const BlockRange&, const BlockMoments&) noexcept;
+    void (*forward)(const ForwardTask&, const Tile&) noexcept;
+    void (*backward_sums)(const BackwardTask&, const BlockRange&, const BlockSums&) noexcept;
+    void (*backward)(const BackwardTask&, const Tile&) noexcept;
+    // Sums along inner, of weighted dz.
+    void (*backward_sums_along)(const BackwardTask&, const BlockRange&, const BlockSums&,
+                                const ParameterSums&) noexcept;
+    // Channels [begin, end). The sums of the parameters are added to what is there.
+    void (*forward_along)(const AlongForwardTask&, std::int64_t begin, std::int64_t end) noexcept;
+    void (*backward_along)(const AlongBackwardTask&, std::int64_t begin, std::int64_t end,
+                           const ParameterSums&) noexcept;
+    // Elements [begin, end) of each channel in [channel_begin, channel_end).
+    void (*prologue)(const PrologueTask&, const Geometry&, const Tile&) noexcept;
+    void (*dropout)(const DropoutRun&) noexcept;
 };
 
 struct KernelTable {
