@@ -13,8 +13,7 @@ BoundProblem channel_range(const BoundProblem& problem, std::int64_t begin, std:
     const std::int64_t item = item_size(problem.dtype);
     for (Operand BoundProblem::* operand : kOperands) {
         Operand& tensor = part.*operand;
-        if (tensor.data != nullptr)
-            tensor.data = static_cast<char*>(tensor.data) + begin * tensor.channel_stride * item;
+        if (tensor.is_there()) tensor.data = static_cast<char*>(tensor.data) + begin * tensor.channel_stride * item;
     }
     return part;
 }
@@ -35,7 +34,7 @@ BlockCounts count_blocks(const BoundProblem& problem, Scratch& scratch) {
     for (std::int64_t b = 0; b < result.blocks.count; ++b) {
         const BlockSpan span = numerics::span_of(g, result.blocks, b);
         std::int64_t count = 0;
-        if (problem.where.bits == nullptr) {
+        if (!problem.where.are_there()) {
             count = (span.outer_end - span.outer_begin) * (span.inner_end - span.inner_begin);
         } else if (g.rows) {
             count = count_bits(problem.where.bits, span.outer_begin, span.outer_end);

@@ -19,7 +19,6 @@ struct BoundPrologue {
     double dropout_scale = 1.0;
 };
 
-// The operands that a call does not have hold no data.
 struct BoundProblem {
     DType dtype = DType::kFloat32;
     Geometry geometry;
@@ -41,7 +40,7 @@ struct BoundProblem {
     double eps = 1e-5;
     EpsPlacement eps_placement = EpsPlacement::kVar;
 
-    bool has_residual() const { return residual.data != nullptr; }
+    bool has_residual() const { return residual.is_there(); }
     bool has_dropout() const { return dropout.keep != kKeepAll; }
     // Backward needs the residual only to recompute the pre-activation.
     bool backward_reads_residual() const { return has_residual() && activation != Activation::kNone; }

@@ -60,7 +60,7 @@ ChannelCoefficients::ChannelCoefficients(Scratch& scratch, const BoundProblem& p
     }
     affine_.has_inverse = problem.from_output;
     if (affine_.has_inverse) affine_.inverse = row();
-    if (problem.dy.data != nullptr) {
+    if (problem.dy.is_there()) {
         gradient_.mean_dz = row();
         gradient_.projection = row();
         gradient_.dx_scale = row();

@@ -19,7 +19,7 @@ void take_stored_mask(Scratch& scratch, const Blocks& blocks, const BlockSweep& 
                       BoundProblem& group) {
     const Geometry& g = group.geometry;
     const bool normalised_flat = g.flat && (g.rows || g.inner < numerics::kLanes);
-    if (!group.has_dropout() || normalised_flat || group.where.bits != nullptr) return;
+    if (!group.has_dropout() || normalised_flat || group.where.are_there()) return;
     constexpr std::int64_t kSlackWords = 16;  // the count, and what begins and ends between two batches of elements
     // Words of rows are those of a mask from its first element on: of the only box, or of the first one.
     if (g.rows && group.first_channel != 0) return;

@@ -125,7 +125,7 @@ void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAr
         }
         BackwardTask task =
             backward_task(group, blocks, coefficients, streaming, grouping.next_to_fetch(end, channels));
-        task.mask.stored.complete = group.geometry.rows && task.mask.stored.words != nullptr;
+        task.mask.stored.complete = group.geometry.rows && task.mask.stored.is_there();
         apply(group, task);
     };
     const auto together = [&](std::int64_t begin, std::int64_t end) {

@@ -30,7 +30,7 @@ class AlongBackward {
     }
 
     void run(const ParameterGradients& out) {
-        const int operands = problem_.dh.data != nullptr ? 3 : 2;
+        const int operands = problem_.dh.is_there() ? 3 : 2;
         if (problem_.elements() > 0) {
             works_together_along(problem_, blocks_, channel_blocks_.count, operands, threads_) ? together() : alone();
         }

@@ -72,7 +72,8 @@ AlongInner along_of(Scratch& scratch, const NormProblem& problem) {
     };
     along.gamma = row([&](std::int64_t p) { return numbers.gamma()[p]; });
     along.beta = row([&](std::int64_t p) { return numbers.beta()[p]; });
-    if (problem.from_output) {
+    along.has_inverse = problem.from_output;
+    if (along.has_inverse) {
         along.inverse = row([&](std::int64_t p) { return numerics::inverse_scale<T>(numbers.gamma()[p]); });
     }
     return along;

@@ -59,9 +59,9 @@ bool walks_short_runs(const BoundProblem& problem) {
     const std::int64_t run = g.rows ? g.channels : g.inner;
     if (run * item_size(problem.dtype) >= kLongRun) return false;
     const auto has_gaps = [&](const Operand& operand) {
-        return operand.data != nullptr && (g.rows ? operand.outer_stride : operand.channel_stride) != run;
+        return operand.is_there() && (g.rows ? operand.outer_stride : operand.channel_stride) != run;
     };
-    return problem.where.bits != nullptr || has_gaps(problem.x) || has_gaps(problem.residual) || has_gaps(problem.y) ||
+    return problem.where.are_there() || has_gaps(problem.x) || has_gaps(problem.residual) || has_gaps(problem.y) ||
            has_gaps(problem.dy) || has_gaps(problem.dx) || has_gaps(problem.dresidual);
 }
 
@@ -71,8 +71,8 @@ bool shares_short_lines(const BoundProblem& problem) {
     const std::int64_t item = item_size(problem.dtype);
     if (!problem.along.used || problem.geometry.inner * item >= kLongChannel) return false;
     const auto shares = [&](const Operand& operand) {
-        return operand.data != nullptr && (reinterpret_cast<std::uintptr_t>(operand.data) % kLine != 0 ||
-                                           operand.channel_stride * item % kLine != 0);
+        return operand.is_there() && (reinterpret_cast<std::uintptr_t>(operand.data) % kLine != 0 ||
+                                      operand.channel_stride * item % kLine != 0);
     };
     return shares(problem.y) || shares(problem.dx);
 }
@@ -101,7 +101,7 @@ bool worth_streaming(const BoundProblem& problem) {
     // In place the lines are read anyway, and lines that are not whole take up to 17 times as long past the caches as
     // through them (Intel, 16-bit planes of 49 elements).
     const bool in_place =
-        problem.y.data == problem.x.data || (problem.dx.data != nullptr && problem.dx.data == problem.dy.data);
+        problem.y.data == problem.x.data || (problem.dx.is_there() && problem.dx.data == problem.dy.data);
     return decide(!in_place && exceeds_caches(problem.elements() * item_size(problem.dtype)) &&
                   !walks_short_runs(problem) && !shares_short_lines(problem));
 }
@@ -109,7 +109,7 @@ bool worth_streaming(const BoundProblem& problem) {
 std::int64_t mask_portion(const BoundProblem& problem) {
     // As many lines as a core can have under way, but twice as many in backward where L3 is far (Granite Rapids: 2 to
     // 5 % less; forward would take 4 % more).
-    const bool more = problem.dy.data != nullptr && !shared_cache_is_near();
+    const bool more = problem.dy.is_there() && !shared_cache_is_near();
     const std::int64_t lanes =
         decide((more ? kMostAtOnce : kMostAtOnce / 2) / numerics::kLanes, 1, kMostAtOnce / numerics::kLanes);
     return lanes * numerics::kLanes;
@@ -246,7 +246,7 @@ BlockSweep cut_blocks_into_tasks(const BoundProblem& problem, const Blocks& bloc
         sweep.block_step = std::max<std::int64_t>(1, blocks.count * sweep.channel_tasks() / wanted);
         // Whole planes in backward with dropout, as long as there are several for each thread: no two tasks then make
         // bits of the same one.
-        const bool stores_mask = problem.has_dropout() && problem.dy.data != nullptr;
+        const bool stores_mask = problem.has_dropout() && problem.dy.is_there();
         const bool whole_planes = stores_mask && g.outer >= 4 * threads;
         if (whole_planes) sweep.block_step = divide_up(sweep.block_step, blocks.pieces) * blocks.pieces;
     }

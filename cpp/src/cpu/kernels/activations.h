@@ -86,7 +86,7 @@ class GeneralLoop {
 template <class T, class Task, class F>
 BNFAST_INLINE void with_loop(const Task& task, F f) {
     const cpu::ActivationCall& call = task.activation;
-    const bool plain = task.where.bits == nullptr && !task.affine.prescaled && !call.from_output;
+    const bool plain = !task.where.are_there() && !task.affine.prescaled && !call.from_output;
     if (plain && call.activation == Activation::kNone) {
         return task.mask.used ? f(PlainLoop<T, Identity<T>, true>{}) : f(PlainLoop<T, Identity<T>, false>{});
     }
@@ -99,8 +99,8 @@ BNFAST_INLINE void with_loop(const Task& task, F f) {
 // (along_forward.h, along_backward.h), and the general one serves the rest.
 template <class Task>
 BNFAST_INLINE bool is_plain_identity(const Task& task) {
-    return task.where.bits == nullptr && !task.activation.from_output && !task.mask.used &&
-           task.activation.activation == Activation::kNone && task.residual.data == nullptr;
+    return !task.where.are_there() && !task.activation.from_output && !task.mask.used &&
+           task.activation.activation == Activation::kNone && !task.residual.is_there();
 }
 // The coefficients and where bits of a task, known to have none if its loop is plain.
 template <bool kPlain>

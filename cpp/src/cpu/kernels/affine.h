@@ -68,7 +68,7 @@ template <class T>
 BNFAST_INLINE AlongRun<T> open_along(const AlongInner& along, const Geometry& g, const Position& p) {
     const std::int64_t first = (along.first + p.channel) % along.period * g.inner + p.i;
     AlongRun<T> run{static_cast<const T*>(along.gamma) + first, static_cast<const T*>(along.beta) + first, nullptr};
-    if (along.inverse != nullptr) run.inverse = static_cast<const T*>(along.inverse) + first;
+    if (along.has_inverse) run.inverse = static_cast<const T*>(along.inverse) + first;
     return run;
 }
 

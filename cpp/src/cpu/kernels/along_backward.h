@@ -199,7 +199,7 @@ void write_channels_along(const BackwardTask& task, const Dropper<Compute<S>>& b
     S *dx[kCount], *dresidual[kCount];
     BackwardCoefficients<T> coefficients[kCount];
     const AffineArrays affine = known<true>(task.affine);
-    const bool has_dh = task.dh.data != nullptr, has_dresidual = task.dresidual.data != nullptr;
+    const bool has_dh = task.dh.is_there(), has_dresidual = task.dresidual.is_there();
     BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
         const Position p{0, first + r, begin};
         x[r] = at<S>(task.x, p);
@@ -290,7 +290,7 @@ void backward_along(const AlongBackwardTask& task, std::int64_t begin, std::int6
         count = end - first < batch ? end - first : batch;
         for (Operand BackwardTask::* operand : kBackwardOperands) {
             const Operand& whole = task.backward.*operand;
-            if (whole.data != nullptr) (part.*operand).data = at<S>(whole, 0, first);
+            if (whole.is_there()) (part.*operand).data = at<S>(whole, 0, first);
         }
         part.along.first = task.backward.along.first + first;
         part.mask.first_channel = task.backward.mask.first_channel + first;

@@ -158,7 +158,7 @@ void forward_along(const AlongForwardTask& task, std::int64_t begin, std::int64_
         part.y.data = at<S>(task.forward.y, 0, first);
         part.along.first = task.forward.along.first + first;
         part.mask.first_channel = task.forward.mask.first_channel + first;
-        if (task.forward.residual.data != nullptr) part.residual.data = at<S>(task.forward.residual, 0, first);
+        if (task.forward.residual.is_there()) part.residual.data = at<S>(task.forward.residual, 0, first);
         write_tile<S>(part, {0, 1, 0, count, 0, g.inner});
     }
     if (task.forward.streaming) stream_fence();

@@ -45,13 +45,13 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
     const AffineArrays affine = known<kPlain>(task.affine);
     const GradientArrays gradient = task.gradient;
     const WhereBits where = known<kPlain>(task.where);
-    const bool has_dresidual = task.dresidual.data != nullptr;
-    const bool has_where = where.bits != nullptr;
+    const bool has_dresidual = task.dresidual.is_there();
+    const bool has_where = where.are_there();
     const bool streaming = task.streaming, fetches = task.fetch_channels != cpu::kFetchNothing;
     const std::int64_t ahead_x = fetch_distance<S>(task.x, task.fetch_channels);
     const std::int64_t ahead_dy = fetch_distance<S>(task.dy, task.fetch_channels);
     const std::int64_t ahead_residual = fetch_distance<S>(task.residual, task.fetch_channels);
-    const bool fetches_residual = fetches && task.residual.data != nullptr;
+    const bool fetches_residual = fetches && task.residual.is_there();
     // dresidual is streamed where its vectors are aligned as those of dx are, in every run.
     const bool alike =
         task.dresidual.outer_stride == task.dx.outer_stride &&
@@ -148,7 +148,7 @@ void write_tile_along(const BackwardTask& task, const Tile& tile);  // along_bac
 
 template <class S>
 void write_tile(const BackwardTask& task, const Tile& tile) {
-    const bool writes_dz = task.dresidual.data != nullptr && !task.before.used;
+    const bool writes_dz = task.dresidual.is_there() && !task.before.used;
     if (task.along.used && is_plain_identity(task) && !task.affine.prescaled && !writes_dz) {
         return write_tile_along<S>(task, tile);
     }

@@ -81,7 +81,7 @@ class Expansion {
 
 BNFAST_INLINE Operand flat_operand(const Operand& operand, const Geometry& g, std::int64_t channel,
                                    std::int64_t item_size) {
-    if (operand.data == nullptr) return operand;
+    if (!operand.is_there()) return operand;
     return {static_cast<char*>(operand.data) + channel * (g.rows ? 1 : g.inner) * item_size,
             operand.outer_stride * (g.rows ? kRowsInFlat : 1), 1};
 }

@@ -27,7 +27,7 @@ void forward_tile(const Loop& shared_loop, const ForwardTask& task, const Tile& 
     const Geometry g = task.geometry;
     const AffineArrays coefficients = known<kPlain>(task.affine);
     const WhereBits where = known<kPlain>(task.where);
-    const bool has_residual = task.residual.data != nullptr, has_where = where.bits != nullptr;
+    const bool has_residual = task.residual.is_there(), has_where = where.are_there();
     const bool streaming = task.streaming, fetches = task.fetch_channels != cpu::kFetchNothing;
     const std::int64_t ahead_x = fetch_distance<S>(task.x, task.fetch_channels);
     const std::int64_t ahead_residual = fetch_distance<S>(task.residual, task.fetch_channels);

@@ -95,7 +95,7 @@ void sum_gradients_planes(const Loop& shared_loop, const BackwardTask& task, con
     using T = Compute<S>;
     const Loop loop = shared_loop;
     const WhereBits where_bits = known<Loop::kPlain>(task.where);
-    const bool has_where = where_bits.bits != nullptr, has_residual = task.residual.data != nullptr;
+    const bool has_where = where_bits.are_there(), has_residual = task.residual.is_there();
     const bool centred = sizeof(S) != 4 || task.sums == Sums::kCentred, drops = Loop::drops(dropper.used);
     const std::int64_t n = span.inner_end - span.inner_begin;
     GradientSums all_sums[kPlanesTogether];
@@ -158,7 +158,7 @@ void add_gradient_rows(const Loop& shared_loop, const BackwardTask& task, const 
     const std::int64_t width = range.channel_end - range.channel_begin;
     const std::int64_t stride_x = task.x.outer_stride, stride_dy = task.dy.outer_stride;
     const std::int64_t stride_residual = task.residual.outer_stride;
-    const bool has_residual = task.residual.data != nullptr;
+    const bool has_residual = task.residual.is_there();
     const bool centred = sizeof(S) != 4 || task.sums == Sums::kCentred;
     const AffineArrays coefficients = known<Loop::kPlain>(task.affine);
     GradientRun<S> runs[kCount];
@@ -235,13 +235,13 @@ void sum_gradients_rows(const Loop& loop, const BackwardTask& task, const Droppe
                           !dropper.window.stores_runs();  // one portion of bits, in which all rows line up
     if constexpr (sizeof(S) == 2) {
         // Which rows go together with dropout is a matter of speed, so that these are no short runs.
-        if (task.where.bits == nullptr && !drops && goes_in_short_runs<S, Loop>(task)) {
+        if (!task.where.are_there() && !drops && goes_in_short_runs<S, Loop>(task)) {
             for (; o + kShortRun <= span.outer_end; o += kShortRun) {
                 add_gradient_rows<S, kShortRun, true>(loop, task, dropper, o, range, false, sum_dz, sum_product);
             }
         }
     }
-    if (task.where.bits == nullptr && drops && stores_row_batches(task.mask)) {
+    if (!task.where.are_there() && drops && stores_row_batches(task.mask)) {
         for (; o + kCount <= span.outer_end; o += kCount) {
             for (std::int64_t c = 0; c < width; c += kWholeBatches) {
                 const std::int64_t first = range.channel_begin + c;
@@ -252,12 +252,12 @@ void sum_gradients_rows(const Loop& loop, const BackwardTask& task, const Droppe
                 add_gradient_rows<S, kCount>(loop, task, dropper, o, strip, false, sum_dz + c, sum_product + c);
             }
         }
-    } else if (task.where.bits == nullptr && (!drops || together)) {
+    } else if (!task.where.are_there() && (!drops || together)) {
         for (; o + kCount <= span.outer_end; o += kCount) {
             if (drops) dropper.prepare(dropper.index.of(Position{o, range.channel_begin, 0}), between + width);
             add_gradient_rows<S, kCount>(loop, task, dropper, o, range, false, sum_dz, sum_product);
         }
-    } else if (task.where.bits == nullptr && dropper.window.stores_runs() && width <= kMostPrepared) {
+    } else if (!task.where.are_there() && dropper.window.stores_runs() && width <= kMostPrepared) {
         static_assert(kCount <= MaskWindow::kSlots, "a slot for each row");
         for (; o + kCount <= span.outer_end; o += kCount) {
             for (int r = 0; r < kCount; ++r) {
@@ -267,7 +267,7 @@ void sum_gradients_rows(const Loop& loop, const BackwardTask& task, const Droppe
         }
     }
     for (; o < span.outer_end; ++o) {
-        if (task.where.bits != nullptr && !bit_at(task.where.bits, o)) continue;
+        if (task.where.are_there() && !bit_at(task.where.bits, o)) continue;
         const std::int64_t most = drops ? kMostPrepared : width;
         for (std::int64_t c = 0, n; c < width; c += n) {
             n = width - c < most ? width - c : most;

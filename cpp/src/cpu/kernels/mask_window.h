@@ -39,7 +39,7 @@ struct MaskIndex {
 // then whole batches wide: take_stored_mask in cpu/mask_task.cpp.)
 static_assert(kWholeBatches % kBatchElements == 0, "batches of no target may straddle two rows");
 BNFAST_INLINE bool stores_row_batches(const MaskTask& task) {
-    return task.stored.words != nullptr && task.stored.pitch == 0 && task.all_channels % kWholeBatches == 0;
+    return task.stored.is_there() && task.stored.pitch == 0 && task.all_channels % kWholeBatches == 0;
 }
 
 // The bits of as many elements as Bits has, from element i of those lined up on; i is a multiple of that.
@@ -91,7 +91,7 @@ class MaskWindow {
         lined_up_[0].bits = line_up(index, kBatchElements, lined_up_[0].shifted);
     }
     // Whether the bits of each run of planes are stored, apart from those of the others.
-    BNFAST_INLINE bool stores_runs() const { return task_.stored.words != nullptr && task_.stored.pitch != 0; }
+    BNFAST_INLINE bool stores_runs() const { return task_.stored.is_there() && task_.stored.pitch != 0; }
     // The bits of the vector at a mask element that is whole vectors away from where those prepared last in the slot
     // begin: behind it, or before it where stores_row_batches(), whose bits need no lining up.
     BNFAST_INLINE std::uint32_t at(std::int64_t index, int slot = 0) const {
@@ -129,10 +129,10 @@ class MaskWindow {
     __attribute__((noinline)) void make_until(std::int64_t index, std::int64_t n) {
         std::uint64_t* row = nullptr;
         std::int64_t until = index + n;
-        if (task_.stored.words != nullptr && task_.stored.pitch == 0) {
+        if (task_.stored.is_there() && task_.stored.pitch == 0) {
             if (index < begin_ || index > end_) begin_ = end_ = index / kBatchElements * kBatchElements;
             words_ = task_.stored.words + begin_ / 64;
-        } else if (task_.stored.words != nullptr) {
+        } else if (task_.stored.is_there()) {
             const std::int64_t outer = (index - first_) / row_elements_;
             row = task_.stored.words + outer * task_.stored.pitch;
             words_ = row + 1;

@@ -206,14 +206,14 @@ void sum_rows(const MomentsTask& task, const BlockSpan& span, const BlockRange& 
     const std::int64_t width = range.channel_end - range.channel_begin;
     for (std::int64_t c = 0; c < width; ++c) s[c] = q[c] = 0.0;
     std::int64_t o = span.outer_begin;
-    if (task.where.bits == nullptr) {
+    if (!task.where.are_there()) {
         constexpr int kAtOnce = kMethod == Method::kShortRuns ? kShortRun : kRowsAtOnce;
         for (; o + kAtOnce <= span.outer_end; o += kAtOnce) {
             add_rows<S, kMethod, kAtOnce>(task, o, range, p, s, q);
         }
     }
     for (; o < span.outer_end; ++o) {
-        if (task.where.bits != nullptr && !bit_at(task.where.bits, o)) continue;
+        if (task.where.are_there() && !bit_at(task.where.bits, o)) continue;
         add_rows<S, kOfOneRow<kMethod>, 1>(task, o, range, p, s, q);
     }
 }
@@ -257,7 +257,7 @@ void moments_rows(const MomentsTask& task, const BlockRange& range, const BlockM
             }
             if constexpr (sizeof(S) == 8) {
                 std::int64_t first = span.outer_begin;  // the first row that takes part is the pivot
-                while (task.where.bits != nullptr && !bit_at(task.where.bits, first)) ++first;
+                while (task.where.are_there() && !bit_at(task.where.bits, first)) ++first;
                 for (std::int64_t c = 0; c < c1 - c0; ++c) p[c] = *at<S>(task.x, first, channels.channel_begin + c);
                 sum_rows<S, kFirst<S>>(task, span, channels, p, s, q);
             } else {
@@ -336,7 +336,7 @@ void moments(const MomentsTask& task, const BlockRange& range, const BlockMoment
         moments_flat<S>(task, range, out);
     } else if (task.geometry.rows) {
         moments_rows<S>(task, range, out);
-    } else if (task.where.bits != nullptr) {
+    } else if (task.where.are_there()) {
         moments_planes<S, true>(task, range, out);
     } else {
         moments_planes<S, false>(task, range, out);

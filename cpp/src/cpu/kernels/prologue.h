@@ -36,7 +36,7 @@ BNFAST_INLINE void prologue_of_run(const PrologueTask& task, MaskWindow& window,
 template <class S>
 void prologue(const PrologueTask& task, const Geometry& g, const Tile& tile) noexcept {
     const auto touches = [&](const Operand& operand) {
-        return operand.data == nullptr || operand.channel_stride == g.inner;
+        return !operand.is_there() || operand.channel_stride == g.inner;
     };
     const bool whole = tile.inner_begin == 0 && tile.inner_end == g.inner;
     const bool one_run = whole && touches(task.x) && touches(task.residual) && touches(task.h);

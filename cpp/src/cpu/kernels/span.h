@@ -53,7 +53,7 @@ BNFAST_INLINE S* at(const Operand& operand, const Position& p) {
 // The same for an operand that the call may lack.
 template <class S>
 BNFAST_INLINE S* at_if_any(const Operand& operand, const Position& p) {
-    return operand.data == nullptr ? nullptr : at<S>(operand, p);
+    return operand.is_there() ? at<S>(operand, p) : nullptr;
 }
 
 // Into the private cache only: the hardware does the rest, and the first cache's few buffers stay free.
@@ -89,7 +89,7 @@ BNFAST_INLINE std::int64_t fetch_distance(const Operand& operand, std::int64_t f
 // Whether all operands of a tile are dense in memory, so that it can be walked without regard to where one plane or row
 // ends and the next begins: every vector but the first and the last is then whole, and aligned in the output.
 BNFAST_INLINE bool dense(const Operand& operand, const Geometry& g) {
-    return operand.data == nullptr || (g.rows ? operand.outer_stride == g.channels : operand.channel_stride == g.inner);
+    return !operand.is_there() || (g.rows ? operand.outer_stride == g.channels : operand.channel_stride == g.inner);
 }
 BNFAST_INLINE bool whole(const Tile& tile, const Geometry& g) {
     return g.rows ? tile.channel_begin == 0 && tile.channel_end == g.channels
@@ -293,7 +293,7 @@ struct WhereRun {
 };
 template <bool kRows>
 BNFAST_INLINE WhereRun open_where(const WhereBits& where, const Position& p) {
-    if (where.bits == nullptr) return {};
+    if (!where.are_there()) return {};
     if (kRows) return {nullptr, 0, 0U - static_cast<std::uint32_t>(bit_at(where.bits, p.outer))};
     return {where.bits + p.outer * where.pitch, p.i, 0};
 }

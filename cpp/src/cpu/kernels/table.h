@@ -14,10 +14,13 @@ namespace bnfast::cpu {
 
 constexpr std::int64_t kPadding = 32;  // entries behind the last channel
 
+// A tensor, or one that a call does not have.
 struct Operand {
     void* data = nullptr;
     std::int64_t outer_stride = 0;
     std::int64_t channel_stride = 0;
+
+    BNFAST_INLINE bool is_there() const { return data != nullptr; }
 };
 
 // One bit an element of x without its channels: planes have a row of `pitch` bytes for each outer index,
@@ -25,6 +28,8 @@ struct Operand {
 struct WhereBits {
     const std::uint8_t* bits = nullptr;
     std::int64_t pitch = 0;
+
+    BNFAST_INLINE bool are_there() const { return bits != nullptr; }
 };
 
 // The bits of a mask in memory: what the first of two sweeps makes and the second one reads. Planes: `pitch` words for
@@ -34,6 +39,8 @@ struct StoredMask {
     std::uint64_t* words = nullptr;
     std::int64_t pitch = 0;
     bool complete = false;
+
+    BNFAST_INLINE bool is_there() const { return words != nullptr; }
 };
 
 // Dropout behind the activation. Mask elements count in C order over all channels of the tensor, of which the task sees
@@ -109,7 +116,8 @@ struct AlongInner {
     std::int64_t first = 0, period = 1;
     void* gamma = nullptr;
     void* beta = nullptr;
-    void* inverse = nullptr;  // 1 / gamma
+    bool has_inverse = false;  // backward from y
+    void* inverse = nullptr;   // 1 / gamma
 };
 
 // How sums about zero of a channel become those about its mean: by the mean, or centred from the start, where the mean
