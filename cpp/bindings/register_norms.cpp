@@ -114,7 +114,8 @@ template <class Call, class Norm>
 py::tuple over_last_axes(const Call& call, const Norm& norm) {
     const ForwardViews views(call.kName, call);
     const TensorView& x = views.inputs.x;
-    NormOptions options = call;
+    const NormOptions& as_given = call;
+    NormOptions options = as_given;
     options.axis = first_of_last_axes(call.kName, call.axes.numbers, x);
     const bool has_prologue = !call.residual.is_none() || call.dropout != 0;
     const auto x_array = py::reinterpret_borrow<py::array>(call.x);

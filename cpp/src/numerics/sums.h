@@ -25,8 +25,8 @@ constexpr int kShortRun = 16;
 // lost digits below its smallest numbers, these are nothing beside the sum.
 template <class V>
 BNFAST_INLINE auto sums_stand(V dz, V product) {
-    const V zero(0), smallest(0x1p-100);
-    const auto finite = (dz - dz == zero) & (product - product == zero);
+    const V zero(0), smallest(0x1p-100), largest(0x1.fffffffffffffp1023);
+    const auto finite = (abs(dz) <= largest) & (abs(product) <= largest);
     const auto nothing = (dz == zero) & (product == zero);
     return finite & ((abs(product) >= smallest) | nothing);
 }
