@@ -67,7 +67,9 @@ AlongInner along_of(Scratch& scratch, const NormProblem& problem) {
     const auto row = [&](auto value) {
         T* const values = scratch.take<T>(numbers.parameters + kPadding);
         for (std::int64_t p = 0; p < numbers.parameters; ++p) values[p] = static_cast<T>(value(p));
-        std::fill_n(values + numbers.parameters, kPadding, T(0));
+        // Continued periodically, for vectors that reach into the next channel.
+        for (std::int64_t p = 0; p < kPadding && numbers.parameters > 0; ++p)
+            values[numbers.parameters + p] = values[p];
         return values;
     };
     along.gamma = row([&](std::int64_t p) { return numbers.gamma()[p]; });

@@ -65,16 +65,21 @@ bool walks_short_runs(const BoundProblem& problem) {
            has_gaps(problem.dy) || has_gaps(problem.dx) || has_gaps(problem.dresidual);
 }
 
-// Whether results are channels by themselves, short ones, that share lines: each such line takes as long as a channel.
+// Whether results are channels by themselves, short ones, that share lines, and that the kernels do not walk as one
+// run: each such line takes as long as a channel.
 bool shares_short_lines(const BoundProblem& problem) {
     constexpr std::int64_t kLine = 64, kLongChannel = 8192;  // bytes
-    const std::int64_t item = item_size(problem.dtype);
-    if (!problem.along.used || problem.geometry.inner * item >= kLongChannel) return false;
+    const std::int64_t item = item_size(problem.dtype), inner = problem.geometry.inner;
+    if (!problem.along.used || inner * item >= kLongChannel) return false;
     const auto shares = [&](const Operand& operand) {
         return operand.is_there() && (reinterpret_cast<std::uintptr_t>(operand.data) % kLine != 0 ||
                                       operand.channel_stride * item % kLine != 0);
     };
-    return shares(problem.y) || shares(problem.dx);
+    const auto touch = [&](const Operand& operand) { return !operand.is_there() || operand.channel_stride == inner; };
+    const bool one_run = problem.activation == Activation::kNone && problem.along.period == 1 &&
+                         inner >= numerics::kLanes && touch(problem.x) && touch(problem.y) && touch(problem.dy) &&
+                         touch(problem.dh) && touch(problem.dx) && !(problem.dy.is_there() && problem.prologue.used);
+    return !one_run && (shares(problem.y) || shares(problem.dx));
 }
 
 // The fewest channels that a task may have to itself: several narrow rows are walked as one, with all of their

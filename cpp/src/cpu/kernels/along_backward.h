@@ -189,6 +189,17 @@ void backward_sums_along(const BackwardTask& task, const BlockRange& range, cons
 
 // --- dx ---------------------------------------------------------------------------------------------------------
 
+template <class T>
+BNFAST_INLINE BackwardCoefficients<T> coefficients_along(const BackwardTask& task, std::int64_t channel) {
+    BackwardCoefficients<T> c;
+    c.affine = load_affine<T, false>(known<true>(task.affine), channel);
+    c.mean_dz = plane_coefficient<T>(task.gradient.mean_dz, channel);
+    c.projection = plane_coefficient<T>(task.gradient.projection, channel);
+    c.dx_scale = plane_coefficient<T>(task.gradient.dx_scale, channel);
+    c.weight = Vec<T>(1);
+    return c;
+}
+
 // kCount channels from `first` on of a call with nothing behind the norm; kDrops: with dropout before it.
 template <class S, int kCount, bool kStreaming, bool kDrops>
 void write_channels_along(const BackwardTask& task, const Dropper<Compute<S>>& before, std::int64_t first,
@@ -198,7 +209,6 @@ void write_channels_along(const BackwardTask& task, const Dropper<Compute<S>>& b
     const S *x[kCount], *dy[kCount], *dh[kCount];
     S *dx[kCount], *dresidual[kCount];
     BackwardCoefficients<T> coefficients[kCount];
-    const AffineArrays affine = known<true>(task.affine);
     const bool has_dh = task.dh.is_there(), has_dresidual = task.dresidual.is_there();
     BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
         const Position p{0, first + r, begin};
@@ -207,10 +217,7 @@ void write_channels_along(const BackwardTask& task, const Dropper<Compute<S>>& b
         dh[r] = at_if_any<S>(task.dh, p);
         dx[r] = at<S>(task.dx, p);
         dresidual[r] = at_if_any<S>(task.dresidual, p);
-        coefficients[r].affine = load_affine<T, false>(affine, p.channel);
-        coefficients[r].mean_dz = plane_coefficient<T>(task.gradient.mean_dz, p.channel);
-        coefficients[r].projection = plane_coefficient<T>(task.gradient.projection, p.channel);
-        coefficients[r].dx_scale = plane_coefficient<T>(task.gradient.dx_scale, p.channel);
+        coefficients[r] = coefficients_along<T>(task, p.channel);
     }
     const AlongRun<T> along = open_along<T>(task.along, task.geometry, Position{0, first, begin});
     const std::int64_t mask = before.index.of(Position{0, first, begin});
@@ -245,6 +252,39 @@ void write_channels_along(const BackwardTask& task, const Dropper<Compute<S>>& b
     }
 }
 
+// Channels that are dense, without dropout before the norm, as one run.
+template <class S>
+void write_run_along(const BackwardTask& task, const Tile& tile) {
+    using T = Compute<S>;
+    struct Run {
+        const S *x, *dy, *dh;
+        S* dx;
+    };
+    const Geometry g = task.geometry;
+    const AlongRun<T> along = open_along<T>(task.along, g, Position{0, tile.channel_begin, 0});
+    for_each_in_dense_planes<S>(
+        g, tile, 0, kEverything,
+        [&](const Position& p) __attribute__((always_inline)) {
+            return Run{at<S>(task.x, p), at<S>(task.dy, p), at_if_any<S>(task.dh, p), at<S>(task.dx, p)};
+        },
+        [](const Run& run) __attribute__((always_inline)) { return head_of(run.dx); },
+        [&](std::int64_t c) __attribute__((always_inline)) {
+            return InRun<BackwardCoefficients<T>>{coefficients_along<T>(task, c), (c - tile.channel_begin) * g.inner};
+        },
+        [&](const Run& run, std::int64_t, std::int64_t, auto walk) __attribute__((always_inline)) {
+            walk([&](std::int64_t i, auto lanes, const InRun<BackwardCoefficients<T>>& in_run,
+                     std::int64_t) __attribute__((always_inline)) {
+                const BackwardCoefficients<T>& c = in_run.coefficients;
+                const Vec<T> gamma = lanes.load(along.gamma + (i - in_run.begin));
+                const Vec<T> centred = c.affine.centre(lanes.load(run.x + i));
+                Vec<T> dx =
+                    gradient_at_input(lanes.load(run.dy + i) * gamma, centred, c.mean_dz, c.projection, c.dx_scale);
+                if (run.dh != nullptr) dx = dx + lanes.load(run.dh + i);
+                lanes.store(run.dx + i, dx, true);
+            });
+        });
+}
+
 template <class S, bool kStreaming>
 void write_tile_along(const BackwardTask& task, const Tile& tile) {
     const std::int64_t n = tile.inner_end - tile.inner_begin;
@@ -263,6 +303,11 @@ void write_tile_along(const BackwardTask& task, const Tile& tile) {
 }
 template <class S>
 void write_tile_along(const BackwardTask& task, const Tile& tile) {
+    const Geometry& g = task.geometry;
+    if (task.streaming && task.along.period == 1 && !task.before.used && dense(task.x, g) && dense(task.dy, g) &&
+        dense(task.dh, g) && goes_as_one_run<S>(g, task.dx, tile)) {
+        return write_run_along<S>(task, tile);
+    }
     task.streaming ? write_tile_along<S, true>(task, tile) : write_tile_along<S, false>(task, tile);
 }
 

@@ -52,6 +52,52 @@ BNFAST_INLINE bool channels_go_together(const AlongInner& along, const Operand& 
     return along.period == 1 && alike && !apart_by_pages<S>(output);
 }
 
+// Coefficients of a channel, or of two where a vector reaches into the next one, and where the first of them begins.
+template <class Coefficients>
+struct InRun {
+    Coefficients coefficients;
+    std::int64_t begin;
+};
+template <class T, class Coefficients>
+BNFAST_INLINE InRun<Coefficients> blend(Mask<T> mask, const InRun<Coefficients>& a, const InRun<Coefficients>& b) {
+    return {blend(mask, a.coefficients, b.coefficients), a.begin};
+}
+// Whether channels are streamed out whose lines are not their own. As one run, all of its lines are whole but for those
+// at its ends, and a line that is not takes as long as a short channel.
+template <class S>
+BNFAST_INLINE bool goes_as_one_run(const Geometry& g, const Operand& output, const Tile& tile) {
+    const bool shares_lines = head_of(static_cast<const S*>(output.data)) != 0 || g.inner % kLanes != 0;
+    return shares_lines && whole(tile, g) && dense(output, g);
+}
+
+template <class S>
+void normalise_run_along(const ForwardTask& task, const Tile& tile) {
+    using T = Compute<S>;
+    struct Run {
+        const S* x;
+        S* y;
+    };
+    const Geometry g = task.geometry;
+    const AffineArrays affine = known<true>(task.affine);
+    const AlongRun<T> along = open_along<T>(task.along, g, Position{0, tile.channel_begin, 0});
+    const std::int64_t ahead = fetch_distance<S>(task.x, task.fetch_channels);
+    for_each_in_dense_planes<S>(
+        g, tile, 0, kEverything,
+        [&](const Position& p) __attribute__((always_inline)) { return Run{at<S>(task.x, p), at<S>(task.y, p)}; },
+        [](const Run& run) __attribute__((always_inline)) { return head_of(run.y); },
+        [&](std::int64_t c) __attribute__((always_inline)) {
+            return InRun<Affine<T>>{load_affine<T, false>(affine, c), (c - tile.channel_begin) * g.inner};
+        },
+        [&](const Run& run, std::int64_t, std::int64_t, auto walk) __attribute__((always_inline)) {
+            walk([&](std::int64_t i, auto lanes, const InRun<Affine<T>>& c, std::int64_t)
+                     __attribute__((always_inline)) {
+                         fetch(run.x + i + ahead);
+                         const Vec<T> z = c.coefficients.apply(c.coefficients.centre(lanes.load(run.x + i)));
+                         lanes.store(run.y + i, along.at(i - c.begin, lanes).apply(z), true);
+                     });
+        });
+}
+
 template <class S, bool kStreaming>
 void normalise_tile_along(const ForwardTask& task, const Tile& tile) {
     constexpr int kTogether = 4;
@@ -66,6 +112,10 @@ void normalise_tile_along(const ForwardTask& task, const Tile& tile) {
 }
 template <class S>
 void normalise_tile_along(const ForwardTask& task, const Tile& tile) {
+    if (task.streaming && task.along.period == 1 && dense(task.x, task.geometry) &&
+        goes_as_one_run<S>(task.geometry, task.y, tile)) {
+        return normalise_run_along<S>(task, tile);
+    }
     task.streaming ? normalise_tile_along<S, true>(task, tile) : normalise_tile_along<S, false>(task, tile);
 }
 
