@@ -111,6 +111,13 @@ def test_rows_of_every_kind(name, shape):
         check_random_schedules(case, range(4 * k, 4 * k + 4))
 
 
+@pytest.mark.parametrize("length", [100, 256, 300, 512, 700])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_with_nothing_behind_the_norm(dtype, length):
+    """Several rows go together there: those whose 16-bit gradients are first added in float32."""
+    check_random_schedules(case_of("layer_norm", (77, length), dtype), range(12))
+
+
 @pytest.mark.parametrize(("shape", "axis"), SMALL)
 def test_samples_of_every_kind(shape, axis):
     """The shapes at the borders of batch norm's schedule: of samples, or of one of two samples."""

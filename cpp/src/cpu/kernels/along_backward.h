@@ -155,8 +155,6 @@ void sum_channel_in_stages(const BackwardTask& task, const Dropper<Compute<S>>& 
     sums.finish(out.dz[0], out.dz_xmu[0]);
 }
 
-constexpr int kSummedTogether = 4;  // channels for each load and store of the parameters' sums
-
 template <class S>
 void backward_sums_along(const BackwardTask& task, const BlockRange& range, const BlockSums& out,
                          const ParameterSums& parameters) noexcept {
@@ -174,8 +172,8 @@ void backward_sums_along(const BackwardTask& task, const BlockRange& range, cons
         for (; plain && task.along.period == 1 && by_twos && c + 2 <= range.channel_end; c += 2) {
             sum_channels_along<S, 2>(task, c, span, parameters, own(c));
         }
-        for (; plain && task.along.period == 1 && c + kSummedTogether <= range.channel_end; c += kSummedTogether) {
-            sum_channels_along<S, kSummedTogether>(task, c, span, parameters, own(c));
+        for (; plain && task.along.period == 1 && c + kAlongTogether <= range.channel_end; c += kAlongTogether) {
+            sum_channels_along<S, kAlongTogether>(task, c, span, parameters, own(c));
         }
         for (; c < range.channel_end; ++c) {
             if (plain) {
@@ -292,8 +290,8 @@ void write_tile_along(const BackwardTask& task, const Tile& tile) {
     const Dropper<Compute<S>> before(window, task.before, task.geometry);
     std::int64_t c = tile.channel_begin;
     if (!before.used && channels_go_together<S>(task.along, task.dx)) {
-        for (; c + kSummedTogether <= tile.channel_end; c += kSummedTogether) {
-            write_channels_along<S, kSummedTogether, kStreaming, false>(task, before, c, tile.inner_begin, n);
+        for (; c + kAlongTogether <= tile.channel_end; c += kAlongTogether) {
+            write_channels_along<S, kAlongTogether, kStreaming, false>(task, before, c, tile.inner_begin, n);
         }
     }
     for (; c < tile.channel_end; ++c) {

@@ -12,6 +12,8 @@ namespace BNFAST_TARGET {
 
 using cpu::AlongForwardTask;
 
+constexpr int kAlongTogether = 4;  // channels for each load of the parameters, or load and store of their sums
+
 // kCount channels from `first` on of a call with nothing behind the norm: each parameter is loaded once for all.
 template <class S, int kCount, bool kStreaming>
 void normalise_channels_along(const ForwardTask& task, std::int64_t first, std::int64_t begin, std::int64_t n) {
@@ -100,12 +102,11 @@ void normalise_run_along(const ForwardTask& task, const Tile& tile) {
 
 template <class S, bool kStreaming>
 void normalise_tile_along(const ForwardTask& task, const Tile& tile) {
-    constexpr int kTogether = 4;
     const std::int64_t n = tile.inner_end - tile.inner_begin;
     std::int64_t c = tile.channel_begin;
     if (channels_go_together<S>(task.along, task.y)) {
-        for (; c + kTogether <= tile.channel_end; c += kTogether) {
-            normalise_channels_along<S, kTogether, kStreaming>(task, c, tile.inner_begin, n);
+        for (; c + kAlongTogether <= tile.channel_end; c += kAlongTogether) {
+            normalise_channels_along<S, kAlongTogether, kStreaming>(task, c, tile.inner_begin, n);
         }
     }
     for (; c < tile.channel_end; ++c) normalise_channels_along<S, 1, kStreaming>(task, c, tile.inner_begin, n);
@@ -119,13 +120,15 @@ void normalise_tile_along(const ForwardTask& task, const Tile& tile) {
     task.streaming ? normalise_tile_along<S, true>(task, tile) : normalise_tile_along<S, false>(task, tile);
 }
 
-// Channels that are handled at once, and the coefficients of so many.
+// Channels that are handled at once, and the coefficients of so many. Whole groups of those that go together: 16-bit
+// gradients add these in float32, and which they are must not depend on how a call is cut.
 constexpr std::int64_t kAlongBatch = 16, kAlongBatchBytes = 16384;
+static_assert(kAlongBatch % kAlongTogether == 0, "or the last group of a batch is cut");
 template <class S>
 BNFAST_INLINE std::int64_t along_batch(std::int64_t inner, std::int64_t operands) {
-    constexpr std::int64_t kFewest = 4;  // as many as go together
-    const std::int64_t fit = kAlongBatchBytes / (inner * operands * static_cast<std::int64_t>(sizeof(S)) + 1);
-    return fit < kFewest ? kFewest : fit > kAlongBatch ? kAlongBatch : fit;
+    const std::int64_t fit = kAlongBatchBytes / (inner * operands * static_cast<std::int64_t>(sizeof(S)));
+    const std::int64_t whole = fit / kAlongTogether * kAlongTogether;
+    return whole < kAlongTogether ? kAlongTogether : whole > kAlongBatch ? kAlongBatch : whole;
 }
 template <class T>
 struct AlongCoefficients {
