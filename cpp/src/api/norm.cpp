@@ -104,7 +104,8 @@ void describe_problem(const Operation& operation, const TensorView& x, const Nor
 }
 
 // What lets x be computed from y: ValueError for other activations, and for residual, dropout or where.
-void check_invertible(const char* operation, const NormInputs& inputs, const NormOptions& options) {
+template <class Inputs>  // of forward, or of backward with the options of a state, which anyone may have written
+void check_invertible(const char* operation, const Inputs& inputs, const NormOptions& options) {
     const std::string in_place = "out is x (y overwrites what backward needs), expected ";
     if (inputs.residual) fail(operation, in_place + "no residual");
     if (inputs.where) fail(operation, in_place + "no where");
@@ -268,6 +269,10 @@ Call begin_backward(const Operation& operation, const NormBackwardInputs& inputs
     check_presence("where", inputs.where.has_value(), state.has_where);
     if (inputs.residual) check_like(name, "residual", *inputs.residual, "x", x);
     if (inputs.where) check_where(name, *inputs.where, x, axis);
+    if (state.in_place) {
+        if (operation.has_prologue()) fail(name, "state says that out was x, which layer and RMS norm refuse");
+        check_invertible(name, inputs, state.options);
+    }
     Call call;
     call.backend = &backend;
     call.axis = axis;
