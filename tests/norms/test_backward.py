@@ -167,3 +167,13 @@ def test_samples_of_a_group_norm_sum_to_its_parameters():
     terms = np.abs(case.dy).sum((0, 2))
     assert_near(whole.dgamma, totals[0], 4 * terms)
     assert_near(whole.dbeta, totals[1], terms)
+
+
+@pytest.mark.parametrize(("of_x", "of_dy"), [(2.0**996, 2.0**40), (2.0**-996, 2.0**-66)])
+def test_groups_whose_sums_of_products_are_beyond_float64(of_x, of_dy):
+    """Channels of a group share dz * (x - mean), which is summed in units of the deviation."""
+    x, dy = numbers((2, 4, 8), np.float64), numbers((2, 4, 8), np.float64, seed=1)
+    gamma = np.array([0.5, 1.0, 2.0, -1.0])
+    want = bnfast.norm_backward(dy, bnfast.group_norm(x, 2, gamma, eps=0.0)[1])
+    got = bnfast.norm_backward(of_dy * dy, bnfast.group_norm(of_x * x, 2, gamma, eps=0.0)[1])
+    assert_near(got.dx * (of_x / of_dy), want.dx, np.abs(want.dx).max(), 16)

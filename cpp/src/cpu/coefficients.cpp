@@ -115,8 +115,8 @@ void ChannelCoefficients::add_gradient(const BoundProblem& problem, StatisticsAr
                                           gradient_);
 }
 
-TotalSums ChannelCoefficients::total_of_statistics(Scratch& scratch, const BoundProblem& problem,
-                                                   const OwnSums& sums) const {
+TotalSums ChannelCoefficients::total_of_statistics(Scratch& scratch, const BoundProblem& problem, const double* dz,
+                                                   const double* dgamma) const {
     const std::int64_t channels = problem.geometry.channels, share = problem.share;
     const auto total = [&](const double* of_channels) {
         double* const result = scratch.take<double>(padded(channels));
@@ -127,7 +127,12 @@ TotalSums ChannelCoefficients::total_of_statistics(Scratch& scratch, const Bound
         }
         return result;
     };
-    return {channels_.count, total(sums.dz), total(sums.dz_xmu)};
+    double* const dz_xmu = total(dgamma);
+    double* const factor = scratch.take<double>(channels);  // of dz_xmu in dgamma: invstd / prescale
+    std::fill_n(factor, channels, 1.0);
+    times_invstd(problem, factor, factor);
+    for (std::int64_t c = 0; c < channels; ++c) dz_xmu[c] = factor[c] == 0.0 ? 0.0 : dz_xmu[c] / factor[c];
+    return {channels_.count, total(dz), dz_xmu};
 }
 
 template <class Factor>

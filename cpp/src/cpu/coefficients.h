@@ -33,8 +33,10 @@ class ChannelCoefficients {
     // Fills those of the gradient, from the sums of the batch that the statistics are of.
     void add_gradient(const BoundProblem& problem, StatisticsAre kind, const TotalSums& total, bool sums_are_prescaled);
     // The sums of the statistics, from those of their channels, each times its gamma; an entry for each channel, as
-    // is_weighted() problems want. `sums` are not prescaled.
-    TotalSums total_of_statistics(Scratch& scratch, const BoundProblem& problem, const OwnSums& sums) const;
+    // is_weighted() problems want. Channels may differ in their prescale, and sums without it may be beyond float64:
+    // dgamma is neither. The result is prescaled.
+    TotalSums total_of_statistics(Scratch& scratch, const BoundProblem& problem, const double* dz,
+                                  const double* dgamma) const;
     // For sums in which x - mean was multiplied by the channel's power of two: out[c] = sums[c], or sums[c] *
     // invstd[c], without it.
     void undo_prescale(const BoundProblem& problem, const double* sums, double* out) const;

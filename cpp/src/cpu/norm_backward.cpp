@@ -117,8 +117,9 @@ void backward(const BoundProblem& problem, const Statistics& saved, StatisticsAr
         std::copy_n(own.dz, end - begin, out.dbeta + begin);
         coefficients.times_invstd(group, own.dz_xmu, out.dgamma + begin);
         if (is_weighted(group)) {
-            coefficients.undo_prescale(group, own.dz_xmu, own.dz_xmu);
-            coefficients.add_gradient(group, kind, coefficients.total_of_statistics(scratch, group, own), false);
+            const TotalSums of_statistics =
+                coefficients.total_of_statistics(scratch, group, own.dz, out.dgamma + begin);
+            coefficients.add_gradient(group, kind, of_statistics, true);
         } else {
             const TotalSums of_batch = total ? total->from(begin) : TotalSums{statistics.count, own.dz, own.dz_xmu};
             coefficients.add_gradient(group, kind, of_batch, !total);
