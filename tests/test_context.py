@@ -97,6 +97,20 @@ def test_a_state_that_does_not_fit_is_refused():
             again.__setstate__({key: value for key, value in state.items() if key != name})
 
 
+def test_a_state_in_place_that_cannot_be_is_refused():
+    """Backward would undo an activation that has no inverse, or start from y where h is."""
+    x = np.ones((4, 3))
+    for norm, backward in (
+        (bnfast.batch_norm, bnfast.batch_norm_backward),
+        (bnfast.layer_norm, bnfast.norm_backward),
+    ):
+        _, ctx = norm(x, activation="gelu")
+        again = type(ctx).__new__(type(ctx))
+        again.__setstate__({**ctx.__getstate__(), "in_place": True})
+        with pytest.raises(ValueError, match="backward: "):
+            backward(x, again)
+
+
 def test_the_order_of_x_in_memory_is_kept():
     """On which the bits of gradients depend; NumPy pickles C order."""
     x = np.moveaxis(np.random.default_rng(0).standard_normal((16, 30, 30, 48)), -1, 1)

@@ -99,7 +99,7 @@ void describe_problem(const Operation& operation, const TensorView& x, const Nor
     const DropoutMask mask = numerics::mask_of(options.dropout, options.seed, options.offset);
     (operation.has_prologue() ? problem.prologue.dropout : problem.epilogue.dropout) = mask;
     (operation.has_prologue() ? problem.prologue.dropout_scale : problem.epilogue.dropout_scale) =
-        numerics::dropout_scale(options.dropout);
+        mask.keep == kKeepAll ? 1.0 : numerics::dropout_scale(options.dropout);
     problem.numbers = state.numbers();
 }
 

@@ -16,19 +16,11 @@ void check_groups(const Operation& operation) {
     }
 }
 
-void over_groups(const Operation& operation, const NormInputs& inputs, const NormOptions& options, const TensorView& y,
-                 NormState& state) {
+void run(const Operation& operation, const NormInputs& inputs, const NormOptions& options, const TensorView& y,
+         const std::optional<TensorView>& h, NormState& state) {
     if (inputs.where) api::fail(operation.name, "where is there, expected it absent");
     Call call = api::begin_forward(operation, inputs, options, y);
-    api::finish_checks(operation, inputs, y, {inputs.gamma, inputs.beta, {}, {}}, call, state);
-    call.backend->forward(call.problem);
-}
-
-void over_last_axes(const Operation& operation, const NormInputs& inputs, const NormOptions& options,
-                    const TensorView& y, const std::optional<TensorView>& h, NormState& state) {
-    if (inputs.where) api::fail(operation.name, "where is there, expected it absent");
-    Call call = api::begin_forward(operation, inputs, options, y);
-    api::add_h(operation, inputs, y, h, call);
+    if (operation.has_prologue()) api::add_h(operation, inputs, y, h, call);
     api::finish_checks(operation, inputs, y, {inputs.gamma, inputs.beta, {}, {}}, call, state);
     call.backend->forward(call.problem);
 }
@@ -51,22 +43,22 @@ void group_norm(const NormInputs& inputs, std::int64_t groups, const NormOptions
                 NormState& state) {
     const Operation operation{"group_norm", Scope::kGroup, groups};
     check_groups(operation);
-    over_groups(operation, inputs, options, y, state);
+    run(operation, inputs, options, y, std::nullopt, state);
 }
 
 void instance_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y, NormState& state) {
-    over_groups({"instance_norm", Scope::kGroup}, inputs, options, y, state);
+    run({"instance_norm", Scope::kGroup}, inputs, options, y, std::nullopt, state);
 }
 
 void layer_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y,
                 const std::optional<TensorView>& h, NormState& state) {
-    over_last_axes({"layer_norm", Scope::kLastAxes}, inputs, options, y, h, state);
+    run({"layer_norm", Scope::kLastAxes}, inputs, options, y, h, state);
 }
 
 void rms_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y,
               const std::optional<TensorView>& h, NormState& state) {
     if (inputs.beta) api::fail("rms_norm", "beta is there, expected it absent");
-    over_last_axes({"rms_norm", Scope::kLastAxes, 0, Centre::kZero}, inputs, options, y, h, state);
+    run({"rms_norm", Scope::kLastAxes, 0, Centre::kZero}, inputs, options, y, h, state);
 }
 
 void norm_backward(const NormBackwardInputs& inputs, const NormState& state, const NormGradients& gradients) {

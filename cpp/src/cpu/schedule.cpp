@@ -203,8 +203,7 @@ Grouping group_channels(const BoundProblem& problem, int operands, int threads) 
 bool works_together_along(const BoundProblem& problem, const Blocks& blocks, std::int64_t parts, int operands,
                           int threads) {
     // Kernels handle a few channels at once, which should stay in the cache.
-    constexpr std::int64_t kAtOnce = 4;
-    const std::int64_t bytes = kAtOnce * problem.geometry.inner * item_size(problem.dtype) * operands;
+    const std::int64_t bytes = kAlongTogether * problem.geometry.inner * item_size(problem.dtype) * operands;
     const bool too_long = blocks.count > kMostAlongBlocks || bytes > private_cache_bytes() * 7 / 8;
     return too_long || problem.from_output || decide(threads > 1 && parts < threads);
 }

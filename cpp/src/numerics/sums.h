@@ -21,14 +21,12 @@ BNFAST_INLINE double sum_along_tree(double (&lane)[kLanes]) {
 // them one after the other.)
 constexpr int kShortRun = 16;
 
-// Whether sums of dz and of dz * (x - mean) in short runs are right: they did not leave float32, and if the products
-// lost digits below its smallest numbers, these are nothing beside the sum.
+// Whether sums of dz and of dz * (x - mean) in short runs are right: they did not leave float32, and products that lost
+// digits below its smallest numbers are nothing beside their sum.
 template <class V>
 BNFAST_INLINE auto sums_stand(V dz, V product) {
-    const V zero(0), smallest(0x1p-100), largest(0x1.fffffffffffffp1023);
-    const auto finite = (abs(dz) <= largest) & (abs(product) <= largest);
-    const auto nothing = (dz == zero) & (product == zero);
-    return finite & ((abs(product) >= smallest) | nothing);
+    const V smallest(0x1p-100), largest(0x1.fffffffffffffp1023);
+    return (abs(dz) <= largest) & (abs(product) <= largest) & (abs(product) >= smallest);
 }
 
 // Calls merge(a, b, end) for every merger of blocks: block a, by then all of a to b - 1, absorbs block b, by then all

@@ -11,8 +11,7 @@ namespace bnfast {
 namespace BNFAST_TARGET {
 
 using cpu::AlongForwardTask;
-
-constexpr int kAlongTogether = 4;  // channels for each load of the parameters, or load and store of their sums
+using cpu::kAlongTogether;
 
 // kCount channels from `first` on of a call with nothing behind the norm: each parameter is loaded once for all.
 template <class S, int kCount, bool kStreaming>

@@ -253,6 +253,7 @@ struct AlongBackwardTask {
     GradientInputs gradient;
 };
 constexpr std::int64_t kMostAlongBlocks = 16;  // of a channel that these functions take
+constexpr int kAlongTogether = 4;  // channels for each load of the parameters, or load and store of their sums
 
 // The functions that depend on how elements are stored.
 struct ElementKernels {
