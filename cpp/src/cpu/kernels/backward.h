@@ -58,7 +58,6 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
         task.dresidual.channel_stride == task.dx.channel_stride &&
         head_of(static_cast<const S*>(task.dresidual.data)) == head_of(static_cast<const S*>(task.dx.data));
     const bool streams_both = streaming && has_dresidual && alike;
-    const bool in_cache = !streaming && task.dx.data != task.dy.data;  // in place, nothing is streamed, however large
     MaskWindow window(task.mask, g);
     const Dropper<T> dropper(window, task.mask, g);
     MaskWindow window_before(task.before, g);
@@ -66,9 +65,8 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
     const bool is_dense = !kAlongInner && !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) &&
                           dense(task.dy, g) && dense(task.dx, g) && dense(task.dresidual, g);
     const std::int64_t portion = portion_of<Loop>(task.mask);
-    const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
-        g, tile, is_dense, together, portion,
+        g, tile, is_dense, portion,
         [&](const Position& p) __attribute__((always_inline)) {
             return Run{open_inputs<S, kAlongInner>(task, dropper.index, p),
                        at_if_any<S>(task.dh, p),
@@ -77,7 +75,7 @@ void backward_tile(const Loop& shared_loop, const BackwardTask& task, const Tile
                        open_where<kRows>(where, p),
                        before.index.of(p)};
         },
-        [&](const Run& run) __attribute__((always_inline)) { return streaming || together ? head_of(run.dx) : 0; },
+        [&](const Run& run) __attribute__((always_inline)) { return streaming ? head_of(run.dx) : 0; },
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
             if (streaming) fetch_ends(at<S>(task.dx, p), n);
             if (streams_both) fetch_ends(at<S>(task.dresidual, p), n);

@@ -31,22 +31,20 @@ void forward_tile(const Loop& shared_loop, const ForwardTask& task, const Tile& 
     const bool streaming = task.streaming, fetches = task.fetch_channels != cpu::kFetchNothing;
     const std::int64_t ahead_x = fetch_distance<S>(task.x, task.fetch_channels);
     const std::int64_t ahead_residual = fetch_distance<S>(task.residual, task.fetch_channels);
-    const bool in_cache = !streaming && task.y.data != task.x.data;  // in place, nothing is streamed, however large
     MaskWindow window(task.mask, g);
     const Dropper<T> dropper(window, task.mask, g);
     const bool is_dense =
         !kAlongInner && !has_where && whole(tile, g) && dense(task.x, g) && dense(task.residual, g) && dense(task.y, g);
     const std::int64_t portion = portion_of<Loop>(task.mask);
-    const bool together = rows_go_together<S, Loop>(g, is_dense, in_cache, portion);
     for_each_in_tile<S, Loop>(
-        g, tile, is_dense, together, portion,
+        g, tile, is_dense, portion,
         [&](const Position& p) __attribute__((always_inline)) {
             Run run{at<S>(task.x, p),    at_if_any<S>(task.residual, p), at<S>(task.y, p),
                     dropper.index.of(p), open_where<kRows>(where, p),    {}};
             if constexpr (kAlongInner) run.along = open_along<T>(task.along, g, p);
             return run;
         },
-        [&](const Run& run) __attribute__((always_inline)) { return streaming || together ? head_of(run.y) : 0; },
+        [&](const Run& run) __attribute__((always_inline)) { return streaming ? head_of(run.y) : 0; },
         [&](const Position& p, std::int64_t n) __attribute__((always_inline)) {
             if (streaming) fetch_ends(at<S>(task.y, p), n);
         },

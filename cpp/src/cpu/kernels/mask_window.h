@@ -9,8 +9,7 @@ namespace bnfast {
 namespace BNFAST_TARGET {
 
 constexpr std::int64_t kMostPrepared = 8192;
-constexpr std::int64_t kMadePortion = kMostPrepared / kRowsTogether;  // where bits are there already
-static_assert(cpu::kMostAtOnce <= kMadePortion, "rows that go together are prepared at once");
+constexpr std::int64_t kMadePortion = kMostPrepared / 4;     // where bits are there already
 constexpr std::int64_t kEverything = std::int64_t{1} << 62;  // one portion where there is no dropout
 
 // The elements that a loop handles at once.

@@ -26,7 +26,6 @@ using cpu::WhereBits;
 
 constexpr std::int64_t kPrefetchBytes = 8192;  // ahead of the loads, to hide the latency of DRAM
 constexpr int kRowsAtOnce = 8;                 // rows summed for each load and store of the running sums
-constexpr int kRowsTogether = 4;               // rows normalised for each load of the coefficients
 
 // Channels whose planes are summed in the order in which they lie in memory, where planes are short: one by one, each
 // would be a jump to other pages.
@@ -98,11 +97,10 @@ BNFAST_INLINE bool whole(const Tile& tile, const Geometry& g) {
 
 // A walk over a tile goes along runs of memory, and along each by portions of vectors. Its loops take functions:
 //   open(position) gives what the run that begins there is walked with, pointers above all: computed once a run,
-//   head(run) the elements before the output is aligned, where it has to be: where it is streamed, and where rows go
-//     together, whose stores take up to twice as long (Intel) if each is to parts of two lines,
+//   head(run) the elements before the output is aligned, where it has to be: where it is streamed,
 //   announce(position, n) one run of n elements ahead,
 //   make(channel) gives the coefficients,
-//   handle(run, begin, n, walk) handles n elements, at most a portion or kRowsTogether rows of a portion each. It calls
+//   handle(run, begin, n, walk) handles n elements, at most a portion. It calls
 //     walk(body) as often as it has stages, and that calls body(i, lanes, coefficients, ahead) for the elements from i
 //     on; `ahead` is how far from there what the walk along rows comes to next lies in memory.
 
@@ -115,53 +113,17 @@ BNFAST_INLINE void for_both_ends(std::int64_t n, std::int64_t head, std::int64_t
     }
 }
 
-// Dense rows, kCount at once for each load of the coefficients, from the head's end on; returns where the rest of the
-// `end` elements begins.
-template <class S, int kCount, class Run, class Make, class Handle>
-BNFAST_INLINE std::int64_t for_each_in_rows_together(std::int64_t channels, std::int64_t head, std::int64_t end,
-                                                     const Run& run, Make make, Handle handle) {
-    std::int64_t begin = head;
-    for (const std::int64_t together = kCount * channels; end - begin >= together; begin += together) {
-        handle(run, begin, together, [&](auto body) __attribute__((always_inline)) {
-            for (std::int64_t c = 0; c < channels; c += kLanes) {
-                const auto coefficients = make(head + c);
-                const std::int64_t ahead = rows_ahead<S, kCount>(channels, channels, c);
-                BNFAST_UNROLL for (int r = 0; r < kCount; ++r) {
-                    body(begin + r * channels + c, AllLanes{}, coefficients, ahead);
-                }
-            }
-        });
-    }
-    return begin;
-}
-// Whether rows are of whole vectors, and not whole pages apart: loads of one would look like stores to another.
-template <class S>
-BNFAST_INLINE bool can_go_together(std::int64_t channels) {
-    constexpr std::int64_t kPage = 4096;
-    return channels % kLanes == 0 && channels * static_cast<std::int64_t>(sizeof(S)) % kPage != 0;
-}
-// Whether a tile is walked so: what is in the cache, and no more than a portion of it at once.
-template <class S, class Loop>
-BNFAST_INLINE bool rows_go_together(const Geometry& g, bool is_dense, bool in_cache, std::int64_t portion) {
-    return Loop::kRows && Loop::kPlain && is_dense && in_cache && can_go_together<S>(g.channels) &&
-           g.channels <= portion;
-}
-
 // A tile of dense rows as one run. A vector may reach into the next row: per-channel values are continued
-// periodically behind the last channel. Rows go several at once if they are in the cache; from memory, one after the
-// other is faster.
-template <class S, bool kPlain, class Open, class Head, class Make, class Handle>
-BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, bool together, std::int64_t portion,
-                                          Open open, Head head_of_run, Make make, Handle handle) {
+// periodically behind the last channel.
+template <class S, class Open, class Head, class Make, class Handle>
+BNFAST_INLINE void for_each_in_dense_rows(const Geometry& g, const Tile& tile, std::int64_t portion, Open open,
+                                          Head head_of_run, Make make, Handle handle) {
     const std::int64_t n = (tile.outer_end - tile.outer_begin) * g.channels, channels = g.channels;
     const auto run = open(Position{tile.outer_begin, 0, 0});
     const std::int64_t head = head_of_run(run) < n ? head_of_run(run) : n;
     const std::int64_t tail = head + (n - head) / kLanes * kLanes;
     const std::int64_t step = channels < kLanes ? kLanes % channels : kLanes;
     std::int64_t channel = head % channels, begin = head;
-    if constexpr (kPlain) {
-        if (together) begin = for_each_in_rows_together<S, kRowsTogether>(channels, head, tail, run, make, handle);
-    }
     for (std::int64_t end; begin < tail; begin = end) {
         end = tail - begin > portion ? begin + portion : tail;
         std::int64_t next_channel = channel;
@@ -255,12 +217,11 @@ BNFAST_INLINE void fetch_ends(const S* run, std::int64_t n) {
 
 // All runs of a tile. Planes go last to first: what the sweep before left in the cache is used before it is replaced.
 template <class S, class Loop, class Open, class Head, class Announce, class Make, class Handle>
-BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is_dense, bool together,
-                                    std::int64_t portion, Open open, Head head_of_run, Announce announce, Make make,
-                                    Handle handle) {
+BNFAST_INLINE void for_each_in_tile(const Geometry& g, const Tile& tile, bool is_dense, std::int64_t portion, Open open,
+                                    Head head_of_run, Announce announce, Make make, Handle handle) {
     if constexpr (Loop::kRows) {
         if (is_dense) {
-            return for_each_in_dense_rows<S, Loop::kPlain>(g, tile, together, portion, open, head_of_run, make, handle);
+            return for_each_in_dense_rows<S>(g, tile, portion, open, head_of_run, make, handle);
         }
         for (std::int64_t o = tile.outer_begin; o < tile.outer_end; ++o) {
             for_each_in_run<S>(
