@@ -8,7 +8,6 @@
 #include "cpu/prologue.h"
 #include "cpu/schedule.h"
 #include "numerics/blocks.h"
-#include "numerics/sums.h"
 
 namespace bnfast::cpu {
 namespace {

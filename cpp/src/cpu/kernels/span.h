@@ -100,9 +100,9 @@ BNFAST_INLINE bool whole(const Tile& tile, const Geometry& g) {
 //   head(run) the elements before the output is aligned, where it has to be: where it is streamed,
 //   announce(position, n) one run of n elements ahead,
 //   make(channel) gives the coefficients,
-//   handle(run, begin, n, walk) handles n elements, at most a portion. It calls
-//     walk(body) as often as it has stages, and that calls body(i, lanes, coefficients, ahead) for the elements from i
-//     on; `ahead` is how far from there what the walk along rows comes to next lies in memory.
+//   handle(run, begin, n, walk) handles n elements, at most a portion. It calls walk(body) as often as it has stages,
+//     and that calls body(i, lanes, coefficients, ahead) for the elements from i on; `ahead` is how far from there to
+//     fetch along rows.
 
 // Calls f(first, count) for the elements [0, head) and [tail, n) that no whole vector covers, if any. A loop, so that
 // there is one copy of f: inlined, as what a function of its own refers to would no longer be kept in registers.
