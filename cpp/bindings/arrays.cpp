@@ -1,4 +1,4 @@
-// NumPy arrays as TensorViews, and new arrays like others.
+// Arrays of Python, NumPy's and those of other libraries, as TensorViews; and new arrays like others.
 #include "arrays.h"
 
 #include <algorithm>
@@ -7,6 +7,18 @@
 #include "output_memory.h"
 
 namespace bnfast::bindings {
+
+// What an argument may be.
+struct Expected {
+    const char* text;
+    bool (*has)(DType);
+};
+constexpr Expected kElements{"a NumPy or DLPack array of float32, float64, float16 or bfloat16 in native byte order",
+                             [](DType dtype) { return dtype != DType::kBool; }};
+constexpr Expected kChannels{"a NumPy or DLPack array of float32 or float64",
+                             [](DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kFloat64; }};
+constexpr Expected kMask{"a NumPy or DLPack array of bool", [](DType dtype) { return dtype == DType::kBool; }};
+
 namespace {
 
 // ml_dtypes registers bfloat16 when it is imported: its number is known at run time only.
@@ -20,9 +32,14 @@ int bfloat16_number() {
     return number;
 }
 
+std::string device_text(const dlpack::Device& device) {
+    const std::string name = device.type == dlpack::kCuda ? "cuda" : "DLPack device " + std::to_string(device.type);
+    return name + ":" + std::to_string(device.index);
+}
+
 std::string type_text(const py::handle& object) {
-    if (py::isinstance<py::array>(object)) {
-        return "dtype " + std::string(py::str(py::reinterpret_borrow<py::array>(object).dtype()));
+    if (py::hasattr(object, "__dlpack__") && py::hasattr(object, "dtype")) {  // as NumPy's arrays have, too
+        return "dtype " + std::string(py::str(object.attr("dtype")));
     }
     return "type " + std::string(py::str(py::type::handle_of(object).attr("__name__")));
 }
@@ -39,18 +56,26 @@ bool native_order(const py::dtype& dtype) {
     return order == '=' || order == '|' || order == kThisOrder;
 }
 
-// `object` as an array. Masked arrays are refused: their masks would be ignored.
-py::array array_of(const char* operation, const char* name, const py::handle& object, const char* expected) {
-    if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_) {
-        if (!py::isinstance<py::array>(object)) wrong_type(operation, name, object, expected);
-        static PyObject* masked = nullptr;
-        if (py::isinstance(object, imported_once(masked, "numpy.ma", "MaskedArray"))) {
-            throw TypeError(std::string(operation) + ": " + name +
-                            " is a masked array, expected its .data (masks are ignored: leave elements out by "
-                            "where=~mask)");
-        }
+// Whether `object` is NumPy's. Masked arrays are refused: their masks would be ignored.
+bool is_numpy(const char* operation, const char* name, const py::handle& object) {
+    if (Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_) return true;
+    if (!py::isinstance<py::array>(object)) return false;
+    static PyObject* masked = nullptr;
+    if (py::isinstance(object, imported_once(masked, "numpy.ma", "MaskedArray"))) {
+        throw TypeError(std::string(operation) + ": " + name +
+                        " is a masked array, expected its .data (masks are ignored: leave elements out by "
+                        "where=~mask)");
     }
-    return py::reinterpret_borrow<py::array>(object);
+    return true;
+}
+
+std::optional<DType> dtype_of(const dlpack::DataType& type) {
+    if (type.code == dlpack::kFloat && type.bits == 32) return DType::kFloat32;
+    if (type.code == dlpack::kFloat && type.bits == 64) return DType::kFloat64;
+    if (type.code == dlpack::kFloat && type.bits == 16) return DType::kFloat16;
+    if (type.code == dlpack::kBFloat && type.bits == 16) return DType::kBFloat16;
+    if (type.code == dlpack::kBool && type.bits == 8) return DType::kBool;
+    return std::nullopt;
 }
 
 constexpr int kFloat32Number = py::detail::npy_api::NPY_FLOAT_;
@@ -63,6 +88,49 @@ py::dtype as_usual(const py::dtype& dtype) {
     return py::reinterpret_steal<py::dtype>(dtype.attr("newbyteorder")("=").release());
 }
 
+py::dtype numpy_dtype(DType dtype) {
+    switch (dtype) {
+        case DType::kFloat32: return py::dtype(kFloat32Number);
+        case DType::kFloat64: return py::dtype(kFloat64Number);
+        case DType::kFloat16: return py::dtype(kFloat16Number);
+        case DType::kBFloat16: return py::dtype(bfloat16_number());
+        default: return py::dtype::of<bool>();
+    }
+}
+
+bool fits_numpy_call(const py::handle& array, std::size_t bytes) {
+    return Py_TYPE(array.ptr()) == py::detail::npy_api::get().PyArray_Type_ && bytes < kLargeOutput &&
+           (py::reinterpret_borrow<py::array>(array).flags() & py::array::c_style) != 0;
+}
+
+// Strides in bytes of a dense array with the shape, and the order of elements in memory, of `view`.
+void dense_strides(const TensorView& view, std::int64_t* strides) {
+    unsigned char dims[kMaxDims];
+    memory_order(view, dims);
+    std::int64_t stride = item_size(view.dtype);
+    for (int k = view.ndim - 1; k >= 0; --k) {
+        strides[dims[k]] = stride;
+        stride *= std::max<std::int64_t>(view.shape[dims[k]], 1);
+    }
+}
+
+// A new dense array of NumPy, like `array` and its view.
+py::array empty_like(const py::handle& array, const TensorView& view, const void* alike) {
+    const auto bytes = static_cast<std::size_t>(elements_of(view) * item_size(view.dtype));
+    const py::dtype dtype = py::isinstance<py::array>(array)
+                                ? as_usual(py::reinterpret_borrow<py::array>(array).dtype())
+                                : numpy_dtype(view.dtype);
+    if (fits_numpy_call(array, bytes)) {
+        return py::array(dtype, py::array::ShapeContainer(view.shape, view.shape + view.ndim));
+    }
+    std::int64_t dense[kMaxDims];
+    dense_strides(view, dense);
+    const std::vector<py::ssize_t> shape(view.shape, view.shape + view.ndim), strides(dense, dense + view.ndim);
+    if (bytes < kLargeOutput) return py::array(dtype, shape, strides);
+    const OutputMemory memory = take_output_memory(bytes, reinterpret_cast<std::uintptr_t>(alike) % kLineBytes);
+    return py::array(dtype, shape, strides, memory.data, memory.owner);
+}
+
 }  // namespace
 
 py::handle imported_once(PyObject*& slot, const char* module, const char* attribute) {
@@ -70,16 +138,23 @@ py::handle imported_once(PyObject*& slot, const char* module, const char* attrib
     return slot;
 }
 
-const TensorView& ArrayView::set(const py::array& array, DType dtype) {
-    const int ndim = static_cast<int>(array.ndim());
+// --- views ------------------------------------------------------------------------------------------------------
+
+ArrayView::Rare& ArrayView::rare() {
+    if (!rare_) rare_ = std::make_unique<Rare>();
+    return *rare_;
+}
+
+const TensorView& ArrayView::set(void* data, DType dtype, int ndim, const std::int64_t* shape,
+                                 const std::int64_t* strides) {
     std::int64_t* memory = few_;
     if (ndim > kFewDims) {
-        many_.reset(new std::int64_t[2 * static_cast<std::size_t>(ndim)]);
-        memory = many_.get();
+        rare().many.reset(new std::int64_t[2 * static_cast<std::size_t>(ndim)]);
+        memory = rare().many.get();
     }
-    std::copy_n(array.shape(), ndim, memory);
-    std::copy_n(array.strides(), ndim, memory + ndim);
-    view_.data = const_cast<void*>(array.data());
+    std::copy_n(shape, ndim, memory);
+    std::copy_n(strides, ndim, memory + ndim);
+    view_.data = data;
     view_.shape = memory;
     view_.strides = memory + ndim;
     view_.ndim = ndim;
@@ -87,9 +162,38 @@ const TensorView& ArrayView::set(const py::array& array, DType dtype) {
     return view_;
 }
 
+const TensorView& ArrayView::set(const py::array& array, DType dtype) {
+    static_assert(sizeof(py::ssize_t) == sizeof(std::int64_t));
+    return set(const_cast<void*>(array.data()), dtype, static_cast<int>(array.ndim()),
+               reinterpret_cast<const std::int64_t*>(array.shape()),
+               reinterpret_cast<const std::int64_t*>(array.strides()));
+}
+
+const TensorView& ArrayView::set_foreign(const char* operation, const char* name, const py::handle& object,
+                                         const Expected& expected) {
+    const Library* const library = library_of(operation, name, object);
+    if (library == nullptr) wrong_type(operation, name, object, expected.text);
+    Lent& lent = rare().lent;
+    lent.borrow(operation, name, *library, object);
+    const dlpack::Tensor& t = lent.tensor;
+    const std::optional<DType> dtype = dtype_of(t.dtype);
+    if (!dtype || !expected.has(*dtype)) wrong_type(operation, name, object, expected.text);
+    if (t.device.type != dlpack::kCpu) {
+        throw ValueError(std::string(operation) + ": " + name + " is on " + device_text(t.device) + ", expected cpu");
+    }
+    std::int64_t strides[kMaxDims];
+    std::int64_t stride = item_size(*dtype);
+    for (int k = t.ndim - 1; k >= 0; --k) {
+        strides[k] = t.strides != nullptr ? t.strides[k] * item_size(*dtype) : stride;
+        stride *= t.shape[k];
+    }
+    rare().library = library;
+    return set(static_cast<char*>(t.data) + t.byte_offset, *dtype, t.ndim, t.shape, strides);
+}
+
 const TensorView& ArrayView::bind(const char* operation, const char* name, const py::handle& object) {
-    constexpr const char* kExpected = "a NumPy array of float32, float64, float16 or bfloat16 in native byte order";
-    const py::array array = array_of(operation, name, object, kExpected);
+    if (!is_numpy(operation, name, object)) return set_foreign(operation, name, object, kElements);
+    const auto array = py::reinterpret_borrow<py::array>(object);
     const py::dtype dtype = array.dtype();
     const int number = dtype.num();
     if (native_order(dtype)) {
@@ -98,7 +202,7 @@ const TensorView& ArrayView::bind(const char* operation, const char* name, const
         if (number == kFloat16Number) return set(array, DType::kFloat16);
         if (number == bfloat16_number()) return set(array, DType::kBFloat16);
     }
-    wrong_type(operation, name, object, kExpected);
+    wrong_type(operation, name, object, kElements.text);
 }
 
 std::optional<TensorView> ArrayView::bind_optional(const char* operation, const char* name, const py::handle& object) {
@@ -107,7 +211,8 @@ std::optional<TensorView> ArrayView::bind_optional(const char* operation, const 
 }
 
 const TensorView& ArrayView::bind_channels(const char* operation, const char* name, const py::handle& object) {
-    const py::array array = array_of(operation, name, object, "a NumPy array of float32 or float64");
+    if (!is_numpy(operation, name, object)) return set_foreign(operation, name, object, kChannels);
+    const auto array = py::reinterpret_borrow<py::array>(object);
     const int number = array.dtype().num();
     if ((number != kFloat32Number && number != kFloat64Number) || !native_order(array.dtype())) {
         wrong_type(operation, name, object, "float32 or float64 in native byte order");
@@ -123,7 +228,9 @@ std::optional<TensorView> ArrayView::bind_optional_channels(const char* operatio
 
 const TensorView& ArrayView::bind_output(const char* operation, const char* name, const py::handle& object) {
     bind(operation, name, object);
-    if (!py::reinterpret_borrow<py::array>(object).writeable()) {
+    const bool writeable =
+        library() != nullptr ? !rare_->lent.read_only : py::reinterpret_borrow<py::array>(object).writeable();
+    if (!writeable) {
         throw ValueError(std::string(operation) + ": " + name + " is read-only, expected a writeable array");
     }
     return view_;
@@ -131,52 +238,71 @@ const TensorView& ArrayView::bind_output(const char* operation, const char* name
 
 std::optional<TensorView> ArrayView::bind_where(const char* operation, const py::handle& object) {
     if (object.is_none()) return std::nullopt;
-    constexpr const char* kExpected = "a NumPy array of bool";
-    const py::array array = array_of(operation, "where", object, kExpected);
-    if (array.dtype().num() != py::detail::npy_api::NPY_BOOL_) wrong_type(operation, "where", object, kExpected);
+    if (!is_numpy(operation, "where", object)) return set_foreign(operation, "where", object, kMask);
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    if (array.dtype().num() != py::detail::npy_api::NPY_BOOL_) wrong_type(operation, "where", object, kMask.text);
     return set(array, DType::kBool);
 }
 
-py::array empty_like(const py::array& x, const TensorView& view, const void* alike) {
-    const std::size_t bytes = static_cast<std::size_t>(x.size()) * static_cast<std::size_t>(item_size(view.dtype));
-    const py::dtype dtype = as_usual(x.dtype());
-    if ((x.flags() & py::array::c_style) != 0 && bytes < kLargeOutput) {
-        return py::array(dtype, py::array::ShapeContainer(view.shape, view.shape + view.ndim));
-    }
-    unsigned char dims[kMaxDims];
-    memory_order(view, dims);
-    std::vector<py::ssize_t> strides(static_cast<std::size_t>(view.ndim));
-    py::ssize_t stride = static_cast<py::ssize_t>(item_size(view.dtype));
-    for (int k = view.ndim - 1; k >= 0; --k) {
-        strides[dims[k]] = stride;
-        stride *= std::max<py::ssize_t>(static_cast<py::ssize_t>(view.shape[dims[k]]), 1);
-    }
-    const std::vector<py::ssize_t> shape(view.shape, view.shape + view.ndim);
-    if (bytes < kLargeOutput) return py::array(dtype, shape, strides);
-    const OutputMemory memory = take_output_memory(bytes, reinterpret_cast<std::uintptr_t>(alike) % 64);
-    return py::array(dtype, shape, strides, memory.data, memory.owner);
-}
+// --- new arrays -------------------------------------------------------------------------------------------------
 
-py::array output_like(const char* operation, const py::handle& out, const py::array& x, const TensorView& x_view,
-                      ArrayView& view) {
+OutputArray::OutputArray(const char* operation, const py::handle& out, const ArrayView& kind, const py::handle& array,
+                         const TensorView& view, const void* alike) {
     if (!out.is_none()) {
-        view.bind_output(operation, "out", out);
-        return py::reinterpret_borrow<py::array>(out);
+        view_.bind_output(operation, "out", out);
+        array_ = py::reinterpret_borrow<py::object>(out);
+        return;
     }
-    py::array fresh = empty_like(x, x_view);
-    view.bind(operation, "out", fresh);
-    return fresh;
+    library_ = kind.library();
+    if (library_ == nullptr) {
+        array_ = empty_like(array, view, alike);
+        view_.bind(operation, "out", array_);
+        return;
+    }
+    std::int64_t strides[kMaxDims];
+    dense_strides(view, strides);
+    TensorView described = view;
+    described.strides = strides;
+    unfinished_ = UnfinishedArray(described, alike);
+    view_.set(unfinished_.data(), view.dtype, view.ndim, view.shape, strides);
 }
 
-py::array channel_array(const double* values, std::int64_t channels, bool is_double) {
-    if (is_double) {
-        py::array_t<double> array(channels);
-        std::copy_n(values, channels, array.mutable_data());
-        return array;
+py::object OutputArray::take() { return library_ == nullptr ? std::move(array_) : unfinished_.finish(*library_); }
+
+py::object number_array(const Library* library, const double* values, bool is_double, const std::int64_t* shape,
+                        int ndim) {
+    TensorView view;
+    view.shape = shape;
+    view.ndim = ndim;
+    view.dtype = is_double ? DType::kFloat64 : DType::kFloat32;
+    const std::int64_t count = elements_of(view);
+    const auto fill = [&](void* data) {
+        if (is_double) {
+            std::copy_n(values, count, static_cast<double*>(data));
+        } else {
+            std::transform(values, values + count, static_cast<float*>(data),
+                           [](double v) { return static_cast<float>(v); });
+        }
+    };
+    if (library == nullptr) {
+        py::array array(numpy_dtype(view.dtype), py::array::ShapeContainer(shape, shape + ndim));
+        fill(array.mutable_data());
+        return std::move(array);
     }
-    py::array_t<float> array(channels);
-    std::transform(values, values + channels, array.mutable_data(), [](double v) { return static_cast<float>(v); });
-    return array;
+    std::int64_t strides[kMaxDims];
+    std::int64_t stride = item_size(view.dtype);
+    for (int k = ndim - 1; k >= 0; stride *= shape[k--]) strides[k] = stride;
+    view.strides = strides;
+    UnfinishedArray array(view, nullptr);
+    fill(array.data());
+    return array.finish(*library);
+}
+
+py::object as_numpy(const py::object& array, const ArrayView& view) {
+    if (view.library() == nullptr) return array;
+    const TensorView& v = view.get();
+    return py::array(numpy_dtype(v.dtype), std::vector<py::ssize_t>(v.shape, v.shape + v.ndim),
+                     std::vector<py::ssize_t>(v.strides, v.strides + v.ndim), v.data);
 }
 
 }  // namespace bnfast::bindings

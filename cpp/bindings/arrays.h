@@ -1,4 +1,4 @@
-// NumPy arrays as TensorViews, and new arrays like others.
+// Arrays of Python, NumPy's and those of other libraries, as TensorViews; and new arrays like others.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -12,17 +12,18 @@
 
 #include "bnfast/error.h"
 #include "bnfast/tensor.h"
+#include "library.h"
 
 namespace bnfast::bindings {
-
-namespace py = pybind11;
 
 // module.attribute, imported at the first call and kept in `slot`, a static pointer of the caller that the GIL guards.
 // C++ would hold a lock while it initialised a static by an import: the thread could wait for the GIL inside the import
 // while another one, which has the GIL, waits for that lock.
 py::handle imported_once(PyObject*& slot, const char* module, const char* attribute);
 
-// A NumPy array as a view, with memory of its own for shape and strides: the array's may go away while kernels run, if
+struct Expected;  // what an argument may be
+
+// An array as a view, with memory of its own for shape and strides: the array's may go away while kernels run, if
 // another thread gives the array a new shape.
 class ArrayView {
   public:
@@ -43,26 +44,53 @@ class ArrayView {
     std::optional<TensorView> bind_where(const char* operation, const py::handle& object);
 
     const TensorView& get() const { return view_; }
+    // The array's library; null for NumPy.
+    const Library* library() const { return rare_ ? rare_->library : nullptr; }
 
   private:
+    friend class OutputArray;
+    const TensorView& set(void* data, DType dtype, int ndim, const std::int64_t* shape, const std::int64_t* strides);
     const TensorView& set(const py::array& array, DType dtype);
+    const TensorView& set_foreign(const char* operation, const char* name, const py::handle& object,
+                                  const Expected& expected);
+
+    struct Rare {
+        std::unique_ptr<std::int64_t[]> many;  // shape and strides that do not fit into few_
+        const Library* library = nullptr;
+        Lent lent;
+    };
+    Rare& rare();
 
     static constexpr int kFewDims = 8;
     TensorView view_;
     std::int64_t few_[2 * kFewDims];  // shape and strides of most arrays
-    std::unique_ptr<std::int64_t[]> many_;
+    std::unique_ptr<Rare> rare_;
 };
 
-// The array to write and its view: `out`, or a new array like x.
-py::array output_like(const char* operation, const py::handle& out, const py::array& x, const TensorView& x_view,
-                      ArrayView& view);
+// The array that a call writes: `out`, or a new one.
+class OutputArray {
+  public:
+    // A new array has the shape, dtype and order of elements in memory of the view of `array`, and is dense. It is of
+    // the library of `kind`. A large one lies in cache lines as `alike` does, so that both can be written together.
+    OutputArray(const char* operation, const py::handle& out, const ArrayView& kind, const py::handle& array,
+                const TensorView& view, const void* alike = nullptr);
+    const TensorView& view() const { return view_.get(); }
+    // The array, when it holds its values. To be called once.
+    py::object take();
 
-// A new array of x's shape, dtype and order of elements in memory, dense. A large one lies in cache lines as `alike`
-// does, so that both can be written together.
-py::array empty_like(const py::array& x, const TensorView& view, const void* alike = nullptr);
+  private:
+    ArrayView view_;
+    const Library* library_ = nullptr;
+    py::object array_;
+    UnfinishedArray unfinished_;  // until it is one of its library
+};
 
-// Per-channel values as a new array: float64 as they are, float32 rounded.
-py::array channel_array(const double* values, std::int64_t channels, bool is_double);
+// Numbers as a new array of a library (null: NumPy): float64 as they are, float32 rounded.
+py::object number_array(const Library* library, const double* values, bool is_double, const std::int64_t* shape,
+                        int ndim);
+
+// The array itself if it is NumPy's; otherwise a copy that is. `view` is that of the array.
+py::object as_numpy(const py::object& array, const ArrayView& view);
 
 // A new array of these numbers. NumPy's own copy gives up the GIL, see gil.h.
 template <class T>

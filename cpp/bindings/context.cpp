@@ -14,6 +14,8 @@ namespace bnfast::bindings {
 
 BackwardViews::BackwardViews(const char* operation, const NormContext& context, const py::handle& dy_array,
                              const py::handle& dh_array) {
+    if (context.x.is_none())
+        throw ValueError(std::string(operation) + ": ctx has no arrays, expected set_arrays first");
     inputs.x = x.bind(operation, "x", context.x);
     inputs.residual = residual.bind_optional(operation, "residual", context.residual);
     inputs.where = where.bind_where(operation, context.where);
@@ -23,16 +25,15 @@ BackwardViews::BackwardViews(const char* operation, const NormContext& context, 
 
 BackwardResults::BackwardResults(const char* operation, const NormContext& context, const BackwardViews& views,
                                  const py::handle& out)
-    : dx_(output_like(operation, out, context.x, views.inputs.x, dx_view_)),
+    : library_(views.dy.library()),
+      dx_(operation, out, views.dy, context.x, views.inputs.x),
       values_(new double[2 * static_cast<std::size_t>(context.state().parameters)]) {
-    gradients_.dx = dx_view_.get();
+    gradients_.dx = dx_.view();
     const NormState& state = context.state();
-    const bool before_norm = state.scope == Scope::kLastAxes;
-    if (before_norm && state.has_residual && state.options.dropout == 0) {
-        dresidual_ = dx_;  // the gradient of both
-    } else if (state.has_residual) {
-        dresidual_ = empty_like(context.x, views.inputs.x, gradients_.dx.data);
-        gradients_.dresidual = dresidual_view_.bind(operation, "dresidual", dresidual_);
+    // Before the norm, and without dropout, dx is the gradient of both.
+    if (state.has_residual && (state.scope != Scope::kLastAxes || state.options.dropout != 0)) {
+        dresidual_.emplace(operation, py::none(), views.dy, context.x, views.inputs.x, gradients_.dx.data);
+        gradients_.dresidual = dresidual_->view();
     }
     gradients_.dgamma = values_.get();
     gradients_.dbeta = values_.get() + context.state().parameters;
@@ -40,25 +41,29 @@ BackwardResults::BackwardResults(const char* operation, const NormContext& conte
 
 // As tuple's own constructor makes an instance of a subclass.
 py::object BackwardResults::take(const NormContext& context, const py::handle& type) {
+    const NormState& state = context.state();
     const auto parameter = [&](bool wanted, const double* gradient) -> py::object {
         if (!wanted) return py::none();
-        const NormState& state = context.state();
-        py::array array = channel_array(gradient, state.parameters, context.is_double());
-        if (state.scope != Scope::kLastAxes || state.ndim - state.options.axis == 1) return array;
-        return array.reshape(std::vector<py::ssize_t>(state.shape + state.options.axis, state.shape + state.ndim));
+        if (state.scope != Scope::kLastAxes) {
+            return number_array(library_, gradient, context.is_double(), &state.parameters, 1);
+        }
+        const int axis = state.options.axis;
+        return number_array(library_, gradient, context.is_double(), state.shape + axis, state.ndim - axis);
     };
-    py::object dgamma = parameter(context.state().has_gamma, gradients_.dgamma);
-    py::object dbeta = parameter(context.state().has_beta, gradients_.dbeta);
+    py::object dx = dx_.take();
+    py::object dresidual = dresidual_ ? dresidual_->take() : state.has_residual ? dx : py::none();
+    py::object dgamma = parameter(state.has_gamma, gradients_.dgamma);
+    py::object dbeta = parameter(state.has_beta, gradients_.dbeta);
     PyTypeObject* const tuple_type = reinterpret_cast<PyTypeObject*>(type.ptr());
     py::object made = py::reinterpret_steal<py::object>(tuple_type->tp_alloc(tuple_type, 4));
     if (!made) throw py::error_already_set();
 #if PY_VERSION_HEX >= 0x030E0000
     reinterpret_cast<PyTupleObject*>(made.ptr())->ob_hash = -1;  // not computed
 #endif
-    PyTuple_SET_ITEM(made.ptr(), 0, dx_.release().ptr());
+    PyTuple_SET_ITEM(made.ptr(), 0, dx.release().ptr());
     PyTuple_SET_ITEM(made.ptr(), 1, dgamma.release().ptr());
     PyTuple_SET_ITEM(made.ptr(), 2, dbeta.release().ptr());
-    PyTuple_SET_ITEM(made.ptr(), 3, dresidual_.release().ptr());
+    PyTuple_SET_ITEM(made.ptr(), 3, dresidual.release().ptr());
     return made;
 }
 
@@ -70,12 +75,13 @@ namespace {
 // ones.
 py::object statistics_array(const NormContext& context, const double* row) {
     const NormState& state = context.state();
-    py::array array = channel_array(row, state.statistics, context.is_double());
-    if (state.scope == Scope::kBatch) return array;
-    if (state.scope == Scope::kGroup) {
-        return array.reshape({state.shape[0], state.groups > 0 ? state.groups : state.parameters});
-    }
-    return array.reshape(std::vector<py::ssize_t>(state.shape, state.shape + state.options.axis));
+    const auto array = [&](const std::int64_t* shape, int ndim) {
+        return number_array(context.library, row, context.is_double(), shape, ndim);
+    };
+    if (state.scope == Scope::kBatch) return array(&state.statistics, 1);
+    if (state.scope == Scope::kLastAxes) return array(state.shape, state.options.axis);
+    const std::int64_t shape[] = {state.shape[0], state.groups > 0 ? state.groups : state.parameters};
+    return array(shape, 2);
 }
 template <class Context>
 py::object mean_of(const Context& context) {
@@ -107,6 +113,15 @@ py::object moments_of_context(const BatchNormContext& context) {
     const auto row = [&](const double* values) { return std::vector<double>(values, values + state.statistics); };
     return moments_object(
         {{state.count(), state.count() + state.statistics}, row(state.mean()), row(state.mean_low()), row(state.m2())});
+}
+
+// What backward reads; it checks them.
+template <class Context>
+void set_arrays(const py::object& self, const py::object& x, const py::object& residual, const py::object& where) {
+    Context& context = *Argument<Context*>::from("set_arrays", "self", self.ptr());
+    context.x = x;
+    context.residual = residual;
+    context.where = where;
 }
 
 // A property, of an object that was made as one should be.
@@ -145,8 +160,9 @@ py::dict context_state(const Context& context) {
     using namespace py::literals;
     const NormState& state = context.state();
     const NormOptions& options = state.options;
+    if (context.x.is_none()) throw ValueError("context: it has no arrays to copy, expected set_arrays first");
     // NumPy pickles C order, but the bits of gradients follow x's order in memory: x is turned so that both are one.
-    ArrayView view;
+    ArrayView view, residual, where;
     unsigned char dims[kMaxDims];
     if (view.bind("context", "x", context.x).ndim != state.ndim) {
         throw ValueError("context: x has another number of dimensions than in the forward call");
@@ -157,8 +173,10 @@ py::dict context_state(const Context& context) {
         order[static_cast<std::size_t>(k)] = static_cast<int>(dims[k]);
         back[dims[k]] = k;
     }
-    return py::dict("x"_a = context.x.attr("transpose")(order), "order"_a = back, "residual"_a = context.residual,
-                    "where"_a = context.where,
+    residual.bind_optional("context", "residual", context.residual);
+    where.bind_where("context", context.where);
+    return py::dict("x"_a = as_numpy(context.x, view).attr("transpose")(order), "order"_a = back,
+                    "residual"_a = as_numpy(context.residual, residual), "where"_a = as_numpy(context.where, where),
                     "values"_a = new_array(std::vector<double>(state.values, state.values + state.size())),
                     "axis"_a = options.axis, "eps"_a = options.eps,
                     "eps_placement"_a = static_cast<int>(options.eps_placement),
@@ -206,7 +224,7 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     if (values.ndim() != 1 || values.shape(0) != size) {
         throw ValueError("context: the pickled state has another number of values than x asks for");
     }
-    auto context = std::make_unique<Context>(x, size);
+    auto context = std::make_unique<Context>(x, x_view.library(), size);
     context->residual = pickled["residual"];
     context->where = pickled["where"];
     NormState& state = context->state();
@@ -251,6 +269,9 @@ py::class_<Context> register_context(py::module_& m, const char* name, const cha
                  return py::make_tuple(py::module_::import("copyreg").attr("__newobj__"),
                                        py::make_tuple(py::type::of(self)), self.attr("__getstate__")());
              })
+        .def("set_arrays", &set_arrays<Context>, py::arg("x"), py::arg("residual") = py::none(),
+             py::arg("where") = py::none(),
+             "Put others in the place of the arrays that backward reads; None lets go of them.")
         .def_property_readonly("mean", &property<Context, &mean_of<Context>>, mean.c_str())
         .def_property_readonly("var", &property<Context, &var_of<Context>>, var.c_str())
         .def_property_readonly("invstd", &property<Context, &invstd_of<Context>>,

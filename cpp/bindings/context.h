@@ -10,17 +10,18 @@ namespace bnfast::bindings {
 
 // The arrays are the caller's own.
 struct NormContext {
-    // For a forward call on x, with a state of so many numbers.
-    NormContext(const py::handle& array, std::int64_t state_size)
-        : x(py::reinterpret_borrow<py::array>(array)), owner(state_size) {}
+    // For a forward call on x of a library (null: NumPy), with a state of so many numbers.
+    NormContext(const py::handle& array, const Library* made_by, std::int64_t state_size)
+        : x(py::reinterpret_borrow<py::object>(array)), library(made_by), owner(state_size) {}
 
     NormState& state() { return owner.state(); }
     const NormState& state() const { return owner.state(); }
     bool is_double() const { return state().dtype == DType::kFloat64; }
 
-    py::array x;
+    py::object x;
     py::object residual = py::none();
     py::object where = py::none();
+    const Library* library;  // whose arrays mean, var and invstd are
     OwnedNormState owner;
 };
 // Contexts of batch norm, and of the norms whose statistics are a sample's own. Those of layer and RMS norm have h for
@@ -40,7 +41,7 @@ struct BackwardViews {
     NormBackwardInputs inputs;
 };
 
-// The results of a backward call: arrays, and numbers for the parameters.
+// The results of a backward call: arrays of dy's library, and numbers for the parameters.
 class BackwardResults {
   public:
     BackwardResults(const char* operation, const NormContext& context, const BackwardViews& views,
@@ -50,9 +51,9 @@ class BackwardResults {
     py::object take(const NormContext& context, const py::handle& type);
 
   private:
-    ArrayView dx_view_, dresidual_view_;
-    py::array dx_;
-    py::object dresidual_ = py::none();
+    const Library* library_;
+    OutputArray dx_;
+    std::optional<OutputArray> dresidual_;
     std::unique_ptr<double[]> values_;  // dgamma and dbeta
     NormGradients gradients_;
 };

@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
     m.doc() = "The compiled part of bnfast. Use the functions of the package, which document it.";
     m.attr("__version__") = BNFAST_VERSION;
     bnfast::bindings::register_runtime(m);
+    bnfast::bindings::register_library(m);
     bnfast::bindings::register_contexts(m);
     bnfast::bindings::register_moments(m);
     bnfast::bindings::register_batch_norm(m);

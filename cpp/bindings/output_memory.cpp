@@ -3,7 +3,10 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdint>
+#include <mutex>
+#include <new>
 #include <vector>
 
 namespace bnfast::bindings {
@@ -18,10 +21,7 @@ constexpr std::size_t kHugePage = 2 << 20;
 constexpr std::size_t kSmallStep = 1 << 16;
 constexpr unsigned kNumPyDomain = 389047;  // under which tracemalloc counts the memory of arrays
 
-struct Block {
-    void* data;
-    std::size_t size;
-};
+using Block = OutputBlock;
 
 std::size_t rounded(std::size_t bytes) {
     const std::size_t step = bytes >= 2 * kHugePage ? kHugePage : kSmallStep;
@@ -46,33 +46,47 @@ Block map_block(std::size_t size) {
     return {begin, size};
 }
 
-// Memory that no array uses. All functions are called with the GIL.
+// Memory that no array uses. Threads that meet here do not wait: one of them works without the cache. So the lock does
+// no harm in a forked process, either, which may have inherited it locked.
 class Cache {
   public:
     Block take(std::size_t size) {
-        // The block that was given back last is the likeliest to be in a cache.
-        for (std::size_t i = kept_.size(); i-- > 0;) {
-            const Block block = kept_[i];
-            if (block.size < size || block.size > size + size / 4) continue;
-            kept_.erase(kept_.begin() + static_cast<std::ptrdiff_t>(i));
-            bytes_ -= block.size;
-            return block;
+        if (const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock) {
+            // The block that was given back last is the likeliest to be in a cache.
+            for (std::size_t i = kept_.size(); i-- > 0;) {
+                const Block block = kept_[i];
+                if (block.size < size || block.size > size + size / 4) continue;
+                kept_.erase(kept_.begin() + static_cast<std::ptrdiff_t>(i));
+                bytes_ -= block.size;
+                return block;
+            }
         }
         return map_block(size);
     }
-    void give_back(Block block) {
-        kept_.push_back(block);
-        bytes_ += block.size;
-        shrink();
+    void give_back(Block block) noexcept {
+        if (const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock && keep(block)) {
+            shrink();
+        } else {
+            munmap(block.data, block.size);
+        }
     }
     std::size_t limit() const { return limit_; }
     void set_limit(std::size_t bytes) {
         limit_ = bytes;
-        shrink();
+        if (const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock) shrink();
     }
 
   private:
-    void shrink() {
+    bool keep(Block block) noexcept {
+        try {
+            kept_.push_back(block);
+        } catch (const std::bad_alloc&) {
+            return false;
+        }
+        bytes_ += block.size;
+        return true;
+    }
+    void shrink() noexcept {
         std::size_t gone = 0;
         while (bytes_ > limit_) {
             bytes_ -= kept_[gone].size;
@@ -82,8 +96,10 @@ class Cache {
         kept_.erase(kept_.begin(), kept_.begin() + static_cast<std::ptrdiff_t>(gone));
     }
 
+    std::mutex mutex_;
     std::vector<Block> kept_;  // the oldest first
-    std::size_t bytes_ = 0, limit_ = std::size_t{256} << 20;
+    std::size_t bytes_ = 0;
+    std::atomic<std::size_t> limit_ = std::size_t{256} << 20;
 };
 
 Cache& cache() {
@@ -93,13 +109,26 @@ Cache& cache() {
 
 }  // namespace
 
+OutputBlock take_block(std::size_t bytes) {
+    if (bytes >= kLargeOutput) return cache().take(rounded(bytes));
+    return {::operator new(bytes, std::align_val_t{kLineBytes}), bytes};
+}
+
+void give_back(OutputBlock block) noexcept {
+    if (block.size >= kLargeOutput) {
+        cache().give_back(block);
+    } else {
+        ::operator delete(block.data, std::align_val_t{kLineBytes});
+    }
+}
+
 OutputMemory take_output_memory(std::size_t bytes, std::size_t phase) {
-    auto* const block = new Block(cache().take(rounded(bytes + phase)));
+    auto* const block = new Block(take_block(bytes + phase));
     trace(kNumPyDomain, reinterpret_cast<std::uintptr_t>(block->data), bytes);
     py::capsule owner(block, [](void* p) {
         Block* const mine = static_cast<Block*>(p);
         untrace(kNumPyDomain, reinterpret_cast<std::uintptr_t>(mine->data));
-        cache().give_back(*mine);
+        give_back(*mine);
         delete mine;
     });
     return {static_cast<char*>(block->data) + phase, std::move(owner)};

@@ -13,6 +13,17 @@ struct OutOfMemory : std::bad_alloc {
     std::size_t bytes;
 };
 
+// Uninitialised memory. Any thread may take some and give it back, with the GIL or without.
+struct OutputBlock {
+    void* data = nullptr;
+    std::size_t size = 0;
+};
+// A block of at least so many bytes, at a multiple of a cache line. Throws OutOfMemory.
+OutputBlock take_block(std::size_t bytes);
+void give_back(OutputBlock block) noexcept;
+
+constexpr std::size_t kLineBytes = 64;
+
 // The owner of uninitialised memory for an array: what NumPy calls its base. The memory goes back when no array refers
 // to it any more, and not before, so that no two arrays ever share it.
 struct OutputMemory {

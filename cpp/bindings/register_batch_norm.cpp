@@ -53,9 +53,9 @@ struct BackwardCall {
 
 // A context for a forward call on x. Its state is as large as x and the axis ask for.
 template <class Call>
-std::unique_ptr<BatchNormContext> new_context(const Call& call, const NormInputs& inputs) {
-    auto context =
-        std::make_unique<BatchNormContext>(call.x, size_or_zero(&batch_norm_state_size, inputs.x, call.axis));
+std::unique_ptr<BatchNormContext> new_context(const Call& call, const ForwardViews& views) {
+    const std::int64_t size = size_or_zero(&batch_norm_state_size, views.inputs.x, call.axis);
+    auto context = std::make_unique<BatchNormContext>(call.x, views.x.library(), size);
     context->residual = py::reinterpret_borrow<py::object>(call.residual);
     context->where = py::reinterpret_borrow<py::object>(call.where);
     return context;
@@ -66,18 +66,17 @@ py::tuple batch_norm_entry(const BatchNormCall& call) {
     const NormInputs& inputs = views.inputs;
     std::optional<Moments> given;
     if (!call.stats.is_none()) given = moments_of(call.kName, "stats", call.stats);
-    auto context = new_context(call, inputs);
-    ArrayView y_view;
-    py::array y = output_like(call.kName, call.out, context->x, inputs.x, y_view);
+    auto context = new_context(call, views);
+    OutputArray y(call.kName, call.out, views.x, call.x, inputs.x);
     {
         const ReleasedGil released(elements_of(inputs.x));
         if (given) {
-            batch_norm_with_stats(inputs, call, *given, y_view.get(), context->state());
+            batch_norm_with_stats(inputs, call, *given, y.view(), context->state());
         } else {
-            batch_norm(inputs, call, y_view.get(), context->state());
+            batch_norm(inputs, call, y.view(), context->state());
         }
     }
-    return py::make_tuple(std::move(y), std::move(context));
+    return py::make_tuple(y.take(), std::move(context));
 }
 
 // Mean and var as views.
@@ -89,29 +88,29 @@ struct GivenStatistics {
     ArrayView mean, var;
 };
 
-py::array inference_entry(const InferenceCall& call) {
+py::object inference_entry(const InferenceCall& call) {
     const ForwardViews views(call.kName, call, call.where);
     const GivenStatistics given(call.kName, call);
     const TensorView& x = views.inputs.x;
-    ArrayView y_view;
-    py::array y = output_like(call.kName, call.out, py::reinterpret_borrow<py::array>(call.x), x, y_view);
-    const ReleasedGil released(elements_of(x));
-    batch_norm_inference(views.inputs, given.mean.get(), given.var.get(), call, y_view.get());
-    return y;
+    OutputArray y(call.kName, call.out, views.x, call.x, x);
+    {
+        const ReleasedGil released(elements_of(x));
+        batch_norm_inference(views.inputs, given.mean.get(), given.var.get(), call, y.view());
+    }
+    return y.take();
 }
 
 py::tuple frozen_entry(const FrozenCall& call) {
     const ForwardViews views(call.kName, call, call.where);
     const GivenStatistics given(call.kName, call);
     const TensorView& x = views.inputs.x;
-    auto context = new_context(call, views.inputs);
-    ArrayView y_view;
-    py::array y = output_like(call.kName, call.out, context->x, x, y_view);
+    auto context = new_context(call, views);
+    OutputArray y(call.kName, call.out, views.x, call.x, x);
     {
         const ReleasedGil released(elements_of(x));
-        batch_norm_frozen(views.inputs, given.mean.get(), given.var.get(), call, y_view.get(), context->state());
+        batch_norm_frozen(views.inputs, given.mean.get(), given.var.get(), call, y.view(), context->state());
     }
-    return py::make_tuple(std::move(y), std::move(context));
+    return py::make_tuple(y.take(), std::move(context));
 }
 
 py::object backward_sums_entry(const BackwardSumsCall& call) {

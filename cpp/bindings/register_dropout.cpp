@@ -66,31 +66,33 @@ struct InferenceBackwardCall {
 
 // The result of compute(x, y) for an array x of the argument `name`, in y, which is `out` or a new array.
 template <class F>
-py::array map_array(const char* operation, const char* name, const py::handle& x, const py::handle& out, F compute) {
-    ArrayView x_view, y_view;
+py::object map_array(const char* operation, const char* name, const py::handle& x, const py::handle& out, F compute) {
+    ArrayView x_view;
     const TensorView& view = x_view.bind(operation, name, x);
-    py::array y = output_like(operation, out, py::reinterpret_borrow<py::array>(x), view, y_view);
-    const ReleasedGil released(elements_of(view));
-    compute(view, y_view.get());
-    return y;
+    OutputArray y(operation, out, x_view, x, view);
+    {
+        const ReleasedGil released(elements_of(view));
+        compute(view, y.view());
+    }
+    return y.take();
 }
 
-py::array dropout_entry(const DropoutCall& call) {
+py::object dropout_entry(const DropoutCall& call) {
     return map_array(call.kName, "x", call.x, call.out,
                      [&](const TensorView& x, const TensorView& y) { dropout(x, call, y); });
 }
 
-py::array backward_entry(const BackwardCall& call) {
+py::object backward_entry(const BackwardCall& call) {
     return map_array(call.kName, "dy", call.dy, call.out,
                      [&](const TensorView& dy, const TensorView& dx) { dropout_backward(dy, call, dx); });
 }
 
-py::array inference_entry(const InferenceCall& call) {
+py::object inference_entry(const InferenceCall& call) {
     return map_array(call.kName, "x", call.x, call.out,
                      [&](const TensorView& x, const TensorView& y) { dropout_inference(x, call.rate, call.mode, y); });
 }
 
-py::array inference_backward_entry(const InferenceBackwardCall& call) {
+py::object inference_backward_entry(const InferenceBackwardCall& call) {
     return map_array(call.kName, "dy", call.dy, py::none(), [&](const TensorView& dy, const TensorView& dx) {
         dropout_inference_backward(dy, call.rate, call.mode, dx);
     });

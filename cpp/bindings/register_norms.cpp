@@ -68,15 +68,14 @@ struct BackwardCall {
 template <class Call, class Norm>
 py::tuple over_groups(const Call& call, const ForwardViews& views, std::int64_t state_size, const Norm& norm) {
     const TensorView& x = views.inputs.x;
-    auto context = std::make_unique<SampleNormContext>(call.x, state_size);
+    auto context = std::make_unique<SampleNormContext>(call.x, views.x.library(), state_size);
     context->residual = py::reinterpret_borrow<py::object>(call.residual);
-    ArrayView y_view;
-    py::array y = output_like(call.kName, call.out, context->x, x, y_view);
+    OutputArray y(call.kName, call.out, views.x, call.x, x);
     {
         const ReleasedGil released(elements_of(x));
-        norm(y_view.get(), context->state());
+        norm(y.view(), context->state());
     }
-    return py::make_tuple(std::move(y), std::move(context));
+    return py::make_tuple(y.take(), std::move(context));
 }
 
 py::tuple instance_norm_entry(const InstanceNormCall& call) {
@@ -118,18 +117,18 @@ py::tuple over_last_axes(const Call& call, const Norm& norm) {
     NormOptions options = as_given;
     options.axis = first_of_last_axes(call.kName, call.axes.numbers, x);
     const bool has_prologue = !call.residual.is_none() || call.dropout != 0;
-    const auto x_array = py::reinterpret_borrow<py::array>(call.x);
-    ArrayView y_view, h_view;
-    py::array y = output_like(call.kName, call.out, x_array, x, y_view);
-    const py::array h = has_prologue ? empty_like(x_array, x, y_view.get().data) : x_array;
-    auto context = std::make_unique<SampleNormContext>(h, size_or_zero(&layer_norm_state_size, x, options.axis));
-    std::optional<TensorView> h_if_any;
-    if (has_prologue) h_if_any = h_view.bind(call.kName, "h", h);
+    OutputArray y(call.kName, call.out, views.x, call.x, x);
+    std::optional<OutputArray> h;
+    std::optional<TensorView> h_view;
+    if (has_prologue) h_view = h.emplace(call.kName, py::none(), views.x, call.x, x, y.view().data).view();
+    const std::int64_t size = size_or_zero(&layer_norm_state_size, x, options.axis);
+    auto context = std::make_unique<SampleNormContext>(call.x, views.x.library(), size);
     {
         const ReleasedGil released(elements_of(x));
-        norm(views.inputs, options, y_view.get(), h_if_any, context->state());
+        norm(views.inputs, options, y.view(), h_view, context->state());
     }
-    return py::make_tuple(std::move(y), std::move(context));
+    if (h) context->x = h->take();
+    return py::make_tuple(y.take(), std::move(context));
 }
 
 py::tuple layer_norm_entry(const LayerNormCall& call) { return over_last_axes(call, &layer_norm); }

@@ -12,6 +12,7 @@ from bnfast._checks import check_keys, one_of, real_number, saved_values, state_
 from bnfast._choices import ACTIVATIONS
 from bnfast._dropout import check_rate
 from bnfast._layer import Layer
+from bnfast._libraries import to_numpy
 from bnfast._sharing import lock
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class AffineLayer(Layer):
         return options
 
     def _set_gradients(self, dgamma: NDArray[Any] | None, dbeta: NDArray[Any] | None) -> None:
+        """Keep the gradients, as NumPy's arrays, which gamma and beta are."""
+        dgamma, dbeta = (
+            None if value is None else to_numpy("backward", "gradient", value)
+            for value in (dgamma, dbeta)
+        )
         with lock:
             self._dgamma, self._dbeta = dgamma, dbeta
 

@@ -166,7 +166,7 @@ def _check_shape(
 
 def check_input(operation: str, x: Any) -> None:
     """Raise TypeError unless `x` is an array, so that a layer can look at its shape."""
-    if not isinstance(x, np.ndarray):
+    if not isinstance(x, np.ndarray) and not hasattr(x, "__dlpack__"):
         got = type(x).__name__
         raise TypeError(f"{operation}: x is of type {got}, expected numpy.ndarray")
 

@@ -97,7 +97,7 @@ def check_axes(operation: str, axes: Any) -> tuple[int, ...]:
 
 def check_shape_of_gradient(operation: str, dy: Any, shape: tuple[int, ...]) -> None:
     """Raise unless dy, where it is an array, has x's shape; the core says what else it may be."""
-    if isinstance(dy, np.ndarray) and dy.shape != shape:
+    if hasattr(dy, "__dlpack__") and dy.shape != shape:
         raise ValueError(f"{operation}: dy has shape {dy.shape}, expected {shape} as x")
 
 

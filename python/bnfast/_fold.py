@@ -14,6 +14,7 @@ from bnfast._checks import (
     refuse_negative,
     whole_number,
 )
+from bnfast._libraries import is_foreign, to_library, to_numpy
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -101,6 +102,7 @@ def fold_batch_norm(
     (array([[0.5, 0.5]]), array([2.5]))
     """
     name = "fold_batch_norm"
+    like = weight
     weight = _layer_array(name, "weight", weight)
     axis = whole_number(name, "axis", axis, low=-64)  # arrays have at most 64 dimensions
     if not -weight.ndim <= axis < weight.ndim:
@@ -132,7 +134,8 @@ def fold_batch_norm(
         np.divide(wide.get("gamma", 1.0), deviation, out=scale, where=deviation != 0)
         weight2 = weight.astype(np.float64) * scale[channel]
         bias2 = (np.asarray(shift, np.float64) - wide["mean"]) * scale + wide.get("beta", 0.0)
-        return weight2.astype(weight.dtype), bias2.astype(weight.dtype)
+        folded = weight2.astype(weight.dtype), bias2.astype(weight.dtype)
+    return to_library(folded[0], like), to_library(folded[1], like)
 
 
 def _output_channels(
@@ -162,7 +165,8 @@ def _output_channels(
 
 
 def _layer_array(operation: str, argument: str, value: Any) -> NDArray[Any]:
-    array = as_array(operation, argument, value)
+    numpy = to_numpy if is_foreign(value) else as_array  # which also takes lists
+    array = numpy(operation, argument, value)
     # Compared by name, as ml_dtypes, whose type bfloat16 is, need not be imported for the others.
     if array.dtype.name not in _DTYPES or not array.dtype.isnative:
         expected = f"{', '.join(_DTYPES[:-1])} or {_DTYPES[-1]} in native byte order"

@@ -145,9 +145,9 @@ TABLE: list[tuple[str, type[Exception], str, Callable[[Arguments], Any]]] = [
      lambda a: a.norm(eps_placement="outside")),
     (INF, V, "eps_placement is None, expected one of", lambda a: a.infer(eps_placement=None)),
     # gamma, beta, mean, var
-    (N, T, "gamma has type float, expected a NumPy array of float32 or float64",
+    (N, T, "gamma has type float, expected a NumPy or DLPack array of float32 or float64",
      lambda a: a.norm(None, 2.0)),
-    (N, T, "beta has type list, expected a NumPy array of float32 or float64",
+    (N, T, "beta has type list, expected a NumPy or DLPack array of float32 or float64",
      lambda a: a.norm(None, None, [1.0, 1.0, 1.0])),
     (N, V, r"gamma has shape \(4,\), expected \(3,\) to match axis 1 of x with shape \(4, 3, 5\)",
      lambda a: a.norm(None, np.ones(4))),

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.core
 
 X = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
 BAD_X = [
-    ({"x": [1.0]}, TypeError, "x has type list, expected a NumPy array"),
+    ({"x": [1.0]}, TypeError, "x has type list, expected a NumPy or DLPack array"),
     ({"x": np.ones(3, int)}, TypeError, "x has dtype int64, expected"),
     ({"x": np.ones(3, complex)}, TypeError, "x has dtype complex128, expected"),
     ({"x": np.ones(3, ">f4")}, TypeError, "x has dtype >f4, expected"),

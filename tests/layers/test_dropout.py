@@ -96,7 +96,7 @@ def test_backward_needs_a_forward_and_its_shape():
             ValueError, match=rf"^{name}: dy has shape \(4, 3\), expected \(3, 4\) as x"
         ):
             drop.backward(numbers((4, 3)))
-        with pytest.raises(TypeError, match="expected a NumPy array"):
+        with pytest.raises(TypeError, match="expected a NumPy or DLPack array"):
             drop([1.0])
         with pytest.raises(RuntimeError, match=message):
             drop.backward(numbers((3, 4)))  # not that of the forward before the one that failed

@@ -1,0 +1,326 @@
+// Arrays of other libraries, by DLPack: how their memory is read, and how a result becomes an array of theirs.
+#include "library.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <unordered_map>
+
+#include "arrays.h"
+#include "bnfast/layout.h"
+#include "gil.h"
+#include "output_memory.h"
+#include "register.h"
+
+namespace bnfast::bindings {
+namespace {
+
+constexpr const char* kVersioned = "dltensor_versioned";
+constexpr const char* kLegacy = "dltensor";
+
+[[noreturn]] void refuse(const char* operation, const char* name, const std::string& why) {
+    throw TypeError(std::string(operation) + ": " + name + " " + why);
+}
+std::string type_name(const py::handle& object) { return py::str(py::type::handle_of(object).attr("__name__")); }
+
+// The message of the Python error that is set, which is cleared. Its first line: PyTorch appends its stack.
+std::string take_message() {
+    PyObject *type = nullptr, *value = nullptr, *trace = nullptr;
+    PyErr_Fetch(&type, &value, &trace);
+    const auto owned_type = py::reinterpret_steal<py::object>(type), owned = py::reinterpret_steal<py::object>(value),
+               owned_trace = py::reinterpret_steal<py::object>(trace);
+    const std::string text = owned ? std::string(py::str(owned)) : std::string();
+    return text.substr(0, text.find('\n'));
+}
+
+// --- which library ----------------------------------------------------------------------------------------------
+
+// Null where the type has none, or one that is newer than what is known here and has no older one beside it.
+const dlpack::Exchange* exchange_of(PyTypeObject* type) {
+    const auto capsule = py::getattr(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__", py::none());
+    if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+    auto* header = static_cast<dlpack::ExchangeHeader*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    while (header != nullptr && header->version.major != dlpack::kVersion.major) header = header->previous;
+    const auto* const exchange = reinterpret_cast<const dlpack::Exchange*>(header);
+    return exchange != nullptr && exchange->borrow != nullptr ? exchange : nullptr;
+}
+
+// The package where an array's type is from.
+std::string package_of(const py::handle& object) {
+    const std::string module = py::str(py::type::handle_of(object).attr("__module__"));
+    return module.substr(0, module.find('.'));
+}
+
+// The function that makes arrays: of the array API standard's namespace, or of the package.
+py::object from_dlpack_of(const py::handle& object) {
+    py::object space;
+    if (py::hasattr(object, "__array_namespace__")) {
+        space = object.attr("__array_namespace__")();
+    } else {
+        space = py::module_::import(package_of(object).c_str());
+    }
+    return py::getattr(space, "from_dlpack", py::none());
+}
+
+Library* new_library(const char* operation, const char* name, const py::handle& object) {
+    PyTypeObject* const type = Py_TYPE(object.ptr());
+    auto library = std::make_unique<Library>();
+    library->exchange = exchange_of(type);
+    library->has_gradients = py::hasattr(reinterpret_cast<PyObject*>(type), "requires_grad");
+    library->immutable = package_of(object) == "jaxlib";
+    if (library->exchange == nullptr) {
+        const py::object from_dlpack = from_dlpack_of(object);
+        if (from_dlpack.is_none()) {
+            refuse(operation, name, "is of type " + type_name(object) + ", whose library has no from_dlpack");
+        }
+        library->from_dlpack = from_dlpack.inc_ref().ptr();
+    }
+    Py_INCREF(type);
+    return library.release();
+}
+
+// PyTorch: results would not know their gradients. And a negation that is still to be done is a flag that DLPack does
+// not have: such a tensor cannot be read in place.
+void check_torch(const char* operation, const char* name, const py::handle& tensor) {
+    static PyObject* grad_enabled = nullptr;
+    if (tensor.attr("requires_grad").ptr() == Py_True &&
+        call_python(imported_once(grad_enabled, "torch", "is_grad_enabled")).ptr() == Py_True) {
+        throw ValueError(std::string(operation) + ": " + name +
+                         " requires grad, expected bnfast.torch for results that know their gradients, or " + name +
+                         ".detach()");
+    }
+    if (tensor.attr("is_neg")().ptr() == Py_True) {
+        refuse(operation, name, "is a view that negates on reading, expected its resolve_neg()");
+    }
+}
+
+// --- what arrays say --------------------------------------------------------------------------------------------
+
+// Whether the numbers can be true of memory. What an array of theirs really holds only its library knows.
+const char* untruth(const dlpack::Tensor& t) {
+    if (t.ndim < 0 || t.ndim > kMaxDims) return "an impossible number of dimensions";
+    if (t.ndim > 0 && t.shape == nullptr) return "no shape";
+    if (t.dtype.lanes != 1) return "several lanes an element";
+    constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max() / 16;  // no element is so wide
+    std::int64_t elements = 1, reach = 0;
+    for (int k = 0; k < t.ndim; ++k) {
+        if (t.shape[k] < 0) return "a negative length";
+        if (t.shape[k] > 0 && elements > kLargest / t.shape[k]) return "more elements than memory has";
+        elements *= t.shape[k];
+    }
+    if (elements == 0) return nullptr;
+    for (int k = 0; t.strides != nullptr && k < t.ndim; ++k) {
+        const std::int64_t stride = t.strides[k], steps = t.shape[k] - 1;
+        if (stride < -kLargest || stride > kLargest) return "a stride beyond memory";
+        if (steps > 0 && std::abs(stride) > (kLargest - reach) / steps) return "strides beyond memory";
+        reach += steps * std::abs(stride);
+    }
+    return t.data == nullptr ? "no memory" : nullptr;
+}
+
+// What object.__dlpack__() returns, by the newest form that it has.
+py::object capsule_of(const py::handle& object) {
+    using namespace py::literals;
+    const py::object method = object.attr("__dlpack__");
+    try {
+        return method("max_version"_a = py::make_tuple(dlpack::kVersion.major, dlpack::kVersion.minor));
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_TypeError)) throw;
+    }
+    return method();
+}
+
+}  // namespace
+
+const Library* library_of(const char* operation, const char* name, const py::handle& object) {
+    static auto* const libraries = new std::unordered_map<PyTypeObject*, Library*>;
+    static PyTypeObject* last_type = nullptr;
+    static const Library* last = nullptr;
+    PyTypeObject* const type = Py_TYPE(object.ptr());
+    if (type == last_type) return last;
+    const auto known = libraries->find(type);
+    if (known == libraries->end()) {
+        if (!py::hasattr(reinterpret_cast<PyObject*>(type), "__dlpack__") || py::isinstance<py::array>(object)) {
+            return nullptr;
+        }
+        Library* const made = new_library(operation, name, object);  // runs Python code, which may call this function
+        libraries->emplace(type, made);
+        return made;
+    }
+    last_type = type;
+    last = known->second;
+    return last;
+}
+
+void Lent::release() noexcept {
+    if (versioned_ != nullptr && versioned_->deleter != nullptr) versioned_->deleter(versioned_);
+    if (legacy_ != nullptr && legacy_->deleter != nullptr) legacy_->deleter(legacy_);
+    versioned_ = nullptr;
+    legacy_ = nullptr;
+}
+
+void Lent::borrow(const char* operation, const char* name, const Library& library, const py::handle& object) {
+    release();
+    read_only = library.immutable;
+    if (library.has_gradients) check_torch(operation, name, object);
+    if (library.exchange != nullptr) {
+        if (library.exchange->borrow(object.ptr(), &tensor) != 0) {
+            refuse(operation, name, "cannot be read by DLPack: " + take_message());
+        }
+    } else {
+        py::object capsule;
+        try {
+            capsule = capsule_of(object);
+        } catch (py::error_already_set& error) {
+            refuse(operation, name, "cannot be read by DLPack: " + std::string(py::str(error.value())));
+        }
+        if (PyCapsule_IsValid(capsule.ptr(), kVersioned) != 0) {
+            auto* const given = static_cast<dlpack::VersionedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kVersioned));
+            if (given->version.major != dlpack::kVersion.major) refuse(operation, name, "has a newer form of DLPack");
+            PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
+            versioned_ = given;
+            read_only = read_only || (given->flags & dlpack::kReadOnly) != 0;
+            tensor = given->tensor;
+        } else if (PyCapsule_IsValid(capsule.ptr(), kLegacy) != 0) {
+            legacy_ = static_cast<dlpack::LegacyTensor*>(PyCapsule_GetPointer(capsule.ptr(), kLegacy));
+            PyCapsule_SetName(capsule.ptr(), "used_dltensor");
+            tensor = legacy_->tensor;
+        } else {
+            refuse(operation, name, "has a __dlpack__ that returns no capsule of DLPack");
+        }
+    }
+    if (const char* const what = untruth(tensor)) refuse(operation, name, std::string("describes ") + what);
+}
+
+// --- new arrays -------------------------------------------------------------------------------------------------
+
+struct UnfinishedArray::Parts {
+    dlpack::VersionedTensor versioned{};
+    dlpack::LegacyTensor legacy{};
+    std::unique_ptr<std::int64_t[]> dims;  // shape and strides
+    OutputBlock block;
+    void* data = nullptr;
+};
+
+namespace {
+
+using Parts = UnfinishedArray::Parts;
+
+void destroy(Parts* parts) noexcept {
+    give_back(parts->block);
+    delete parts;
+}
+
+dlpack::DataType type_of(DType dtype) {
+    const auto bits = static_cast<std::uint8_t>(8 * item_size(dtype));
+    switch (dtype) {
+        case DType::kBFloat16: return {dlpack::kBFloat, bits, 1};
+        case DType::kBool: return {dlpack::kBool, bits, 1};
+        default: return {dlpack::kFloat, bits, 1};
+    }
+}
+
+// What a library's from_dlpack is given: an object with memory to take, once.
+class Offer {
+  public:
+    explicit Offer(Parts* parts) : parts_(parts) {}
+    Offer(const Offer&) = delete;
+    Offer& operator=(const Offer&) = delete;
+    ~Offer() {
+        if (parts_ != nullptr) destroy(parts_);
+    }
+    py::object capsule(const py::object& max_version) {
+        if (parts_ == nullptr) throw py::buffer_error("the array was taken already");
+        const bool versioned = !max_version.is_none() &&
+                               py::cast<std::uint32_t>(py::object(max_version[py::int_(0)])) >= dlpack::kVersion.major;
+        PyObject* const made = versioned ? PyCapsule_New(&parts_->versioned, kVersioned, &drop<dlpack::VersionedTensor>)
+                                         : PyCapsule_New(&parts_->legacy, kLegacy, &drop<dlpack::LegacyTensor>);
+        if (made == nullptr) throw py::error_already_set();
+        parts_ = nullptr;  // the capsule's
+        return py::reinterpret_steal<py::object>(made);
+    }
+
+  private:
+    // A capsule that nobody used. One that was has another name.
+    template <class T>
+    static void drop(PyObject* capsule) {
+        const char* const name = std::is_same_v<T, dlpack::VersionedTensor> ? kVersioned : kLegacy;
+        if (PyCapsule_IsValid(capsule, name) == 0) return;
+        T* const tensor = static_cast<T*>(PyCapsule_GetPointer(capsule, name));
+        tensor->deleter(tensor);
+    }
+    Parts* parts_;
+};
+
+py::object as_library(const py::object& array, const py::object& like) {
+    const Library* const library = library_of("as_library", "like", like);
+    if (library == nullptr) return array;
+    ArrayView view;
+    view.bind("as_library", "array", py::array::ensure(array, py::array::c_style));
+    UnfinishedArray copy(view.get(), nullptr);
+    std::memcpy(copy.data(), view.get().data,
+                static_cast<std::size_t>(elements_of(view.get()) * item_size(view.get().dtype)));
+    return copy.finish(*library);
+}
+
+}  // namespace
+
+void UnfinishedArray::Delete::operator()(Parts* parts) const noexcept { destroy(parts); }
+
+UnfinishedArray::UnfinishedArray(const TensorView& described, const void* alike) : parts_(new Parts) {
+    const auto bytes = static_cast<std::size_t>(elements_of(described) * item_size(described.dtype));
+    const std::size_t phase = bytes < kLargeOutput ? 0 : reinterpret_cast<std::uintptr_t>(alike) % kLineBytes;
+    Parts& parts = *parts_;
+    parts.block = take_block(bytes + phase);
+    parts.data = static_cast<char*>(parts.block.data) + phase;
+    const auto ndim = static_cast<std::size_t>(described.ndim);
+    parts.dims.reset(new std::int64_t[2 * ndim + 1]);
+    std::int64_t* const strides = std::copy_n(described.shape, ndim, parts.dims.get());
+    std::transform(described.strides, described.strides + ndim, strides,
+                   [&](std::int64_t stride) { return stride / item_size(described.dtype); });
+    parts.versioned.version = dlpack::kVersion;
+    parts.versioned.tensor = {
+        parts.data, {dlpack::kCpu, 0}, described.ndim, type_of(described.dtype), parts.dims.get(), strides, 0};
+    parts.legacy.tensor = parts.versioned.tensor;
+    parts.versioned.context = parts.legacy.context = &parts;
+    parts.versioned.deleter = [](dlpack::VersionedTensor* t) { destroy(static_cast<Parts*>(t->context)); };
+    parts.legacy.deleter = [](dlpack::LegacyTensor* t) { destroy(static_cast<Parts*>(t->context)); };
+}
+
+void* UnfinishedArray::data() const { return parts_->data; }
+
+py::object UnfinishedArray::finish(const Library& library) {
+    if (library.exchange == nullptr) {
+        const py::object offer = py::cast(std::make_unique<Offer>(parts_.release()));
+        return call_python(library.from_dlpack, offer);
+    }
+    void* made = nullptr;
+    if (library.exchange->adopt(&parts_.release()->versioned, &made) != 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(static_cast<PyObject*>(made));
+}
+
+void register_library(py::module_& m) {
+    using namespace py::literals;
+    m.def(
+        "as_numpy",
+        [](const char* operation, const char* name, const py::object& array) {
+            ArrayView view;
+            view.bind(operation, name, array);
+            return as_numpy(array, view);
+        },
+        "operation"_a, "name"_a, "array"_a, "The array as NumPy's: itself, or a copy.");
+    m.def("as_library", &as_library, "array"_a, "like"_a, "A copy of NumPy's array in the library of `like`.");
+    py::class_<Offer>(m, "_Offer",
+                      "The memory of a new array, for the from_dlpack of the library whose array it becomes.")
+        .def(
+            "__dlpack__",
+            [](Offer& offer, const py::object&, const py::object& max_version, const py::object&, const py::object&) {
+                return offer.capsule(max_version);
+            },
+            py::kw_only(), "stream"_a = py::none(), "max_version"_a = py::none(), "dl_device"_a = py::none(),
+            "copy"_a = py::none())
+        .def("__dlpack_device__", [](const Offer&) { return py::make_tuple(static_cast<int>(dlpack::kCpu), 0); });
+}
+
+}  // namespace bnfast::bindings
