@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tarfile
 import zipfile
@@ -14,8 +15,21 @@ SDIST_ROOT = {
     *("bench", "cpp", "docs", "examples", "python", "tests"),
 }
 SUFFIXES = {
-    *(".cpp", ".h", ".cu", ".cuh", ".cmake", ".txt", ".py", ".pyi", ".typed", ".md", ".json"),
-    *(".toml", ".png", ".svg", ".npz"),
+    *(
+        ".cpp",
+        ".h",
+        ".cu",
+        ".cuh",
+        ".cmake",
+        ".map",
+        ".txt",
+        ".py",
+        ".pyi",
+        ".typed",
+        ".md",
+        ".json",
+    ),
+    *(".map", ".toml", ".png", ".svg", ".npz"),
 }
 NO_SUFFIX = {"LICENSE", "PKG-INFO", "py.typed", ".clang-format", ".clang-tidy", ".gitignore"}
 GENERATED = {"__pycache__", "build", ".venv", "digits_output", ".hypothesis"}
@@ -40,7 +54,7 @@ def check_sdist(path: Path, root: Path) -> list[str]:
 
 
 def check_wheel(path: Path, root: Path) -> list[str]:
-    """Complaints about the wheel: exactly the Python package, the extension and the metadata."""
+    """Complaints about the wheel: exactly the package, the extension, and the C++ door to it."""
     with zipfile.ZipFile(path) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     package = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
@@ -50,10 +64,14 @@ def check_wheel(path: Path, root: Path) -> list[str]:
         for p in (root / "python/bnfast").rglob("*")
         if p.suffix in {".py", ".pyi", ".typed"} or p.name == "py.typed"
     }
+    libraries = {n for n in package if re.fullmatch(r"bnfast/lib/libbnfast\.so\.\d+", n)}
+    sources |= {f"bnfast/include/bnfast/{p.name}" for p in (root / "cpp/include/bnfast").iterdir()}
     complaints = [f"{path.name}: {n} is missing" for n in sorted(sources - package)]
-    complaints += [f"{path.name}: stray file {n}" for n in sorted(package - sources - extensions)]
-    if len(extensions) != 1:
-        complaints.append(f"{path.name}: {len(extensions)} extension modules, expected 1")
+    stray = package - sources - extensions - libraries
+    complaints += [f"{path.name}: stray file {n}" for n in sorted(stray)]
+    for kind, found in (("extension modules", extensions), ("libraries", libraries)):
+        if len(found) != 1:
+            complaints.append(f"{path.name}: {len(found)} {kind}, expected 1")
     if not any(name.endswith("LICENSE") for name in names):
         complaints.append(f"{path.name}: LICENSE is missing")
     return complaints

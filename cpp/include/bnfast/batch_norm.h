@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "bnfast/export.h"
 #include "bnfast/moments.h"
 #include "bnfast/norm_options.h"
 #include "bnfast/norm_state.h"
@@ -45,34 +46,35 @@ struct NormGradients {
 // form "operation: argument got, expected". y, dx and dresidual have x's shape and dtype.
 
 // How many numbers the state of a batch_norm on x takes: the size for OwnedNormState.
-std::int64_t batch_norm_state_size(const TensorView& x, int axis);
+BNFAST_API std::int64_t batch_norm_state_size(const TensorView& x, int axis);
 
-Moments moments(const TensorView& x, const std::optional<TensorView>& where, int axis);
+BNFAST_API Moments moments(const TensorView& x, const std::optional<TensorView>& where, int axis);
 
 // y may be written over x, in exactly its memory, where x can be recovered from y: an activation that can be undone, no
 // residual, dropout or where, and no gamma that is (nearly) zero. The inputs of backward then have y as x.
-void batch_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y, NormState& state);
+BNFAST_API void batch_norm(const NormInputs& inputs, const NormOptions& options, const TensorView& y, NormState& state);
 
 // The same with the given statistics, such as those of a batch that several processes share, in place of x's own.
-void batch_norm_with_stats(const NormInputs& inputs, const NormOptions& options, const Moments& stats,
-                           const TensorView& y, NormState& state);
+BNFAST_API void batch_norm_with_stats(const NormInputs& inputs, const NormOptions& options, const Moments& stats,
+                                      const TensorView& y, NormState& state);
 
 // mean and var are float32 or float64, one entry a channel.
-void batch_norm_inference(const NormInputs& inputs, const TensorView& mean, const TensorView& var,
-                          const NormOptions& options, const TensorView& y);
+BNFAST_API void batch_norm_inference(const NormInputs& inputs, const TensorView& mean, const TensorView& var,
+                                     const NormOptions& options, const TensorView& y);
 
 // As batch_norm_inference, and fills the state: backward takes mean and var for constants. y may be written over x as
 // above.
-void batch_norm_frozen(const NormInputs& inputs, const TensorView& mean, const TensorView& var,
-                       const NormOptions& options, const TensorView& y, NormState& state);
+BNFAST_API void batch_norm_frozen(const NormInputs& inputs, const TensorView& mean, const TensorView& var,
+                                  const NormOptions& options, const TensorView& y, NormState& state);
 
-GradientSums batch_norm_backward_sums(const NormBackwardInputs& inputs, const NormState& state);
+BNFAST_API GradientSums batch_norm_backward_sums(const NormBackwardInputs& inputs, const NormState& state);
 
-void batch_norm_backward(const NormBackwardInputs& inputs, const NormState& state, const NormGradients& gradients);
+BNFAST_API void batch_norm_backward(const NormBackwardInputs& inputs, const NormState& state,
+                                    const NormGradients& gradients);
 
 // The same where x is one worker's part of a batch: `total` are the sums over all workers. dgamma and dbeta are those
 // of the part.
-void batch_norm_backward_with_sums(const NormBackwardInputs& inputs, const NormState& state, const GradientSums& total,
-                                   const NormGradients& gradients);
+BNFAST_API void batch_norm_backward_with_sums(const NormBackwardInputs& inputs, const NormState& state,
+                                              const GradientSums& total, const NormGradients& gradients);
 
 }  // namespace bnfast

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "bnfast/export.h"
 #include "bnfast/tensor.h"
 
 namespace bnfast {
@@ -23,14 +24,14 @@ struct DropoutOptions {
 // Each function checks its arguments before it writes anything and throws ValueError or TypeError.
 
 // y = dropout(x). y may be x's memory.
-void dropout(const TensorView& x, const DropoutOptions& options, const TensorView& y);
+BNFAST_API void dropout(const TensorView& x, const DropoutOptions& options, const TensorView& y);
 // dx from dy, with the options of the forward call. dx may be dy's memory.
-void dropout_backward(const TensorView& dy, const DropoutOptions& options, const TensorView& dx);
+BNFAST_API void dropout_backward(const TensorView& dy, const DropoutOptions& options, const TensorView& dx);
 // What a network without dropout computes in its place: x * (1 - rate) where the mode is classic, otherwise x.
-void dropout_inference(const TensorView& x, double rate, DropoutMode mode, const TensorView& y);
+BNFAST_API void dropout_inference(const TensorView& x, double rate, DropoutMode mode, const TensorView& y);
 // dx from dy, with the rate and mode of dropout_inference.
-void dropout_inference_backward(const TensorView& dy, double rate, DropoutMode mode, const TensorView& dx);
+BNFAST_API void dropout_inference_backward(const TensorView& dy, double rate, DropoutMode mode, const TensorView& dx);
 // One byte an element of a dense array of that shape: 1 where it is kept. The options' mode does not matter.
-void dropout_mask(const std::vector<std::int64_t>& shape, const DropoutOptions& options, std::uint8_t* mask);
+BNFAST_API void dropout_mask(const std::vector<std::int64_t>& shape, const DropoutOptions& options, std::uint8_t* mask);
 
 }  // namespace bnfast

@@ -4,12 +4,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "bnfast/export.h"
+
 namespace bnfast {
 
-struct ValueError : std::invalid_argument {
+struct BNFAST_API ValueError : std::invalid_argument {
     using std::invalid_argument::invalid_argument;
 };
-struct TypeError : std::invalid_argument {
+struct BNFAST_API TypeError : std::invalid_argument {
     using std::invalid_argument::invalid_argument;
 };
 

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "bnfast/export.h"
+
 namespace bnfast {
 
 // Of each channel: count, mean and m2, the sum of squared deviations from the mean. The mean is mean + mean_low: what
@@ -23,7 +25,7 @@ struct GradientSums {
 // Merges `other` into `into`, which then describes the elements of both. Where one of them counts no element, that is
 // the other, bit for bit. ValueError where they differ in the number of channels, or where a count would be beyond
 // int64: nothing has been changed then.
-void merge(Moments& into, const Moments& other);
-void merge(GradientSums& into, const GradientSums& other);
+BNFAST_API void merge(Moments& into, const Moments& other);
+BNFAST_API void merge(GradientSums& into, const GradientSums& other);
 
 }  // namespace bnfast

@@ -6,36 +6,38 @@
 #include <utility>
 #include <vector>
 
+#include "bnfast/export.h"
+
 namespace bnfast {
 
-int num_threads();
+BNFAST_API int num_threads();
 // n >= 1; ValueError otherwise.
-void set_num_threads(std::int64_t n);
-int usable_cpus();
-const char* threading_name();
+BNFAST_API void set_num_threads(std::int64_t n);
+BNFAST_API int usable_cpus();
+BNFAST_API const char* threading_name();
 
 // The names of the SIMD targets that this machine can run, best first.
-std::vector<std::string> targets();
-std::string active_target();
+BNFAST_API std::vector<std::string> targets();
+BNFAST_API std::string active_target();
 // ValueError where the name is not one of targets().
-void select_target(const std::string& name);
+BNFAST_API void select_target(const std::string& name);
 
 // The cache that a core has to itself. It and what follows decide how work is cut, never a result.
-std::int64_t private_cache_bytes();
+BNFAST_API std::int64_t private_cache_bytes();
 // The cache that cores share, 0 where there is none, and whether it is near: faster than memory to each of them.
-std::int64_t shared_cache_bytes();
-bool shared_cache_is_near();
+BNFAST_API std::int64_t shared_cache_bytes();
+BNFAST_API bool shared_cache_is_near();
 
 // dst[i] = sum over at most kMostStreamSources sources of n numbers each, written past the caches: measures the memory
 // bandwidth that bench/ calls the floor.
 constexpr int kMostStreamSources = 8;
-void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads);
+BNFAST_API void stream_sum(float* dst, const float* const* sources, int num_sources, std::int64_t n, int threads);
 
 // For tests. From now on the way in which a call is cut into work is drawn at random, from this seed, until
 // restore_schedule(): results are the same.
-void randomise_schedule(std::uint64_t seed);
-void restore_schedule();
+BNFAST_API void randomise_schedule(std::uint64_t seed);
+BNFAST_API void restore_schedule();
 // The sizes at which another way of computing begins, by name: tests use them to try both sides.
-std::vector<std::pair<std::string, std::int64_t>> thresholds();
+BNFAST_API std::vector<std::pair<std::string, std::int64_t>> thresholds();
 
 }  // namespace bnfast
