@@ -67,11 +67,16 @@ def check_wheel(path: Path, root: Path) -> list[str]:
     libraries = {n for n in package if re.fullmatch(r"bnfast/lib/libbnfast\.so\.\d+", n)}
     sources |= {f"bnfast/include/bnfast/{p.name}" for p in (root / "cpp/include/bnfast").iterdir()}
     complaints = [f"{path.name}: {n} is missing" for n in sorted(sources - package)]
-    stray = package - sources - extensions - libraries
+    cmake = {n for n in package if re.fullmatch(r"bnfast/lib/cmake/bnfast/\w+(-\w+)?\.cmake", n)}
+    stray = package - sources - extensions - libraries - cmake
     complaints += [f"{path.name}: stray file {n}" for n in sorted(stray)]
-    for kind, found in (("extension modules", extensions), ("libraries", libraries)):
-        if len(found) != 1:
-            complaints.append(f"{path.name}: {len(found)} {kind}, expected 1")
+    expected = {"extension modules": (extensions, 1), "libraries": (libraries, 1)}
+    expected["files of the CMake package"] = (cmake, 3)
+    complaints += [
+        f"{path.name}: {len(found)} {kind}, expected {count}"
+        for kind, (found, count) in expected.items()
+        if len(found) != count
+    ]
     if not any(name.endswith("LICENSE") for name in names):
         complaints.append(f"{path.name}: LICENSE is missing")
     return complaints

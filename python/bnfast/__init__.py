@@ -9,6 +9,7 @@ from bnfast._dropout import (
     dropout_mask,
 )
 from bnfast._dropout_layer import Dropout
+from bnfast._embedding import get_cmake_dir, get_include
 from bnfast._fold import fold_batch_norm
 from bnfast._functional import (
     BatchNormGrads,
@@ -66,6 +67,8 @@ __all__ = [
     "dropout_mask",
     "fold_batch_norm",
     "get_cache_limit",
+    "get_cmake_dir",
+    "get_include",
     "get_num_threads",
     "group_norm",
     "instance_norm",
