@@ -176,12 +176,13 @@ void Lent::borrow(const char* operation, const char* name, const Library& librar
             refuse(operation, name, "cannot be read by DLPack: " + std::string(py::str(error.value())));
         }
         if (PyCapsule_IsValid(capsule.ptr(), kVersioned) != 0) {
-            auto* const given = static_cast<dlpack::VersionedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kVersioned));
-            if (given->version.major != dlpack::kVersion.major) refuse(operation, name, "has a newer form of DLPack");
+            versioned_ = static_cast<dlpack::VersionedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kVersioned));
             PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
-            versioned_ = given;
-            read_only = read_only || (given->flags & dlpack::kReadOnly) != 0;
-            tensor = given->tensor;
+            if (versioned_->version.major != dlpack::kVersion.major) {
+                refuse(operation, name, "has a newer form of DLPack");
+            }
+            read_only = read_only || (versioned_->flags & dlpack::kReadOnly) != 0;
+            tensor = versioned_->tensor;
         } else if (PyCapsule_IsValid(capsule.ptr(), kLegacy) != 0) {
             legacy_ = static_cast<dlpack::LegacyTensor*>(PyCapsule_GetPointer(capsule.ptr(), kLegacy));
             PyCapsule_SetName(capsule.ptr(), "used_dltensor");
