@@ -80,7 +80,7 @@ def check(model, expected, *, given=None, run=run, tolerance=1e-5):
     before = model.SerializeToString(deterministic=True)
     result = bnfast.onnx.fold(model)
     assert model.SerializeToString(deterministic=True) == before
-    assert operators(result.model) == expected.split()
+    assert expected is None or operators(result.model) == expected.split()
     onnx.checker.check_model(result.model, full_check=True)
     assert result.model.opset_import == model.opset_import
     assert result.model.graph.input == model.graph.input
