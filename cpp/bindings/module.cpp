@@ -1,9 +1,10 @@
 // The extension module bnfast._core: a table of contents.
+#include "bnfast/runtime.h"
 #include "register.h"
 
 PYBIND11_MODULE(_core_of_main_interpreter, m) {
     m.doc() = "The compiled part of bnfast. Use the functions of the package, which document it.";
-    m.attr("__version__") = BNFAST_VERSION;
+    m.attr("__version__") = bnfast::version();
     bnfast::bindings::register_runtime(m);
     bnfast::bindings::register_library(m);
     bnfast::bindings::register_contexts(m);

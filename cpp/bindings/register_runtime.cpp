@@ -75,7 +75,7 @@ void register_runtime(py::module_& m) {
     m.def("threading_name", &threading_name);
     m.def("targets", [] {
         py::list names;
-        for (const std::string& name : targets()) names.append(name);
+        for (const char* const name : targets()) names.append(name);
         return names;
     });
     m.def("active_target", &active_target);

@@ -16,7 +16,10 @@ KERNELS = re.compile(r"^(bnfast/\w+\.h|cpu/(kernels|simd)/\w+\.h|numerics/\w+\.h
 
 # folder below cpp/, what its files may include
 MAY_INCLUDE = {
-    "include/bnfast": lambda i: bool(STANDARD.match(i)) or bool(re.match(r"^bnfast/\w+\.h$", i)),
+    "include/bnfast": lambda i: (
+        bool(STANDARD.match(i) or re.match(r"^bnfast/\w+\.h$", i))
+        or i in {"stddef.h", "stdint.h"}  # bnfast.h: C
+    ),
     "src/numerics": lambda i: bool(NUMERICS.match(i)),
     "src/cpu/simd": lambda i: (
         bool(NUMERICS.match(i)) or bool(re.match(r"^cpu/simd/\w+\.h$", i)) or i in INTRINSICS
@@ -25,6 +28,10 @@ MAY_INCLUDE = {
     "src/cpu": lambda i: not re.match(r"^(api/|cpu/simd/|cuda|pybind11|Python)", i),
     "src/problem": lambda i: bool(STANDARD.match(i) or re.match(r"^(bnfast|numerics|problem)/", i)),
     "src/api": lambda i: bool(STANDARD.match(i) or re.match(r"^(bnfast|numerics|problem|api)/", i)),
+    "src/c": lambda i: (
+        bool(STANDARD.match(i) or re.match(r"^(bnfast|c)/\w+\.h$", i))
+        or i == "cxxabi.h"  # how a cancelled thread unwinds
+    ),
     # The list of backends: the only file that knows all of them.
     "src": lambda i: bool(STANDARD.match(i) or re.match(r"^(problem/|\w+/backend\.h$)", i)),
     "bindings": lambda i: (

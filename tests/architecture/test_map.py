@@ -10,7 +10,10 @@ from architecture.tree import ROOT, files, name
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SUFFIXES = {".h", ".cpp", ".py", ".pyi", ".cmake"}
 # Words of file names that mean here what they mean everywhere.
-PLAIN = {"arithmetic", "checks", "limits", "loop", "memory", "parallel", "portable", "runtime"}
+PLAIN = {
+    *("arguments", "arithmetic", "checks", "limits", "loop", "memory", "parallel", "portable"),
+    "runtime",
+}
 
 
 def section(title: str) -> str:

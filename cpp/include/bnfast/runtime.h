@@ -1,4 +1,4 @@
-// Threads and SIMD targets.
+// The library's version, threads and SIMD targets.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,8 @@
 
 namespace bnfast {
 
+BNFAST_API const char* version();
+
 BNFAST_API int num_threads();
 // n >= 1; ValueError otherwise.
 BNFAST_API void set_num_threads(std::int64_t n);
@@ -17,8 +19,8 @@ BNFAST_API int usable_cpus();
 BNFAST_API const char* threading_name();
 
 // The names of the SIMD targets that this machine can run, best first.
-BNFAST_API std::vector<std::string> targets();
-BNFAST_API std::string active_target();
+BNFAST_API std::vector<const char*> targets();
+BNFAST_API const char* active_target();
 // ValueError where the name is not one of targets().
 BNFAST_API void select_target(const std::string& name);
 

@@ -6,6 +6,8 @@
 
 namespace bnfast {
 
+const char* version() { return BNFAST_VERSION; }
+
 int num_threads() { return host().num_threads(); }
 
 void set_num_threads(std::int64_t n) {
@@ -19,13 +21,13 @@ void set_num_threads(std::int64_t n) {
 int usable_cpus() { return host().usable_cpus(); }
 const char* threading_name() { return host().threading_name(); }
 
-std::vector<std::string> targets() { return host().targets(); }
-std::string active_target() { return host().active_target(); }
+std::vector<const char*> targets() { return host().targets(); }
+const char* active_target() { return host().active_target(); }
 
 void select_target(const std::string& name) {
     if (host().select_target(name)) return;
     std::string names;
-    for (const std::string& each : targets()) names += (names.empty() ? "'" : ", '") + each + "'";
+    for (const char* const each : targets()) names += (names.empty() ? "'" : ", '") + std::string(each) + "'";
     api::fail("use_target", "name is '" + name + "', expected one of " + names);
 }
 

@@ -252,8 +252,8 @@ void dropout_of(const DropoutProblem& problem) {
 
 // --- the machine ------------------------------------------------------------------------------------------------
 
-std::vector<std::string> target_names() {
-    std::vector<std::string> names;
+std::vector<const char*> target_names() {
+    std::vector<const char*> names;
     for (const KernelTable& table : usable_targets()) names.emplace_back(table.name);
     return names;
 }
@@ -285,7 +285,7 @@ constexpr Host make_host() {
     result.usable_cpus = &usable_cpus;
     result.threading_name = &threading_name;
     result.targets = &target_names;
-    result.active_target = [] { return std::string(active_target().name); };
+    result.active_target = [] { return active_target().name; };
     result.select_target = &select_target;
     result.private_cache_bytes = &private_cache_bytes;
     result.shared_cache_bytes = &shared_cache_bytes;

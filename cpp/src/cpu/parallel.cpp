@@ -1,6 +1,7 @@
 // Threads: OpenMP where the build found it, std::thread otherwise and in forked children.
 #include "cpu/parallel.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -38,8 +39,22 @@ std::atomic<int>& thread_count() {
     return count;
 }
 
+// The threads of an OpenMP runtime wait for ever for the next region. Where this library was unloaded, and the runtime
+// with it, they would wait in memory that is gone: the runtime has to stay.
+void keep_runtime() {
+#ifdef _OPENMP
+    Dl_info runtime;
+    if (dladdr(reinterpret_cast<void*>(&omp_get_num_procs), &runtime) != 0) {
+        dlopen(runtime.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+    }
+#endif
+}
+
 // When the library is loaded, before the program can bind the thread that makes the first call.
-[[gnu::constructor]] void count_at_start() { thread_count(); }
+[[gnu::constructor]] void count_at_start() {
+    thread_count();
+    keep_runtime();
+}
 
 // A child of fork has libgomp's bookkeeping but not its threads, and would wait for them for ever.
 std::atomic<bool> forked{false};

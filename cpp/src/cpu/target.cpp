@@ -22,6 +22,10 @@ BNFAST_FOR_EACH_TARGET(BNFAST_DECLARE)
 namespace bnfast::cpu {
 namespace {
 
+#define BNFAST_COUNT(name) +1
+constexpr int kBuiltTargets = BNFAST_FOR_EACH_TARGET(BNFAST_COUNT);
+#undef BNFAST_COUNT
+
 #if defined(__x86_64__)
 // cpuid says what the CPU has, xgetbv which registers the operating system saves. (__builtin_cpu_supports does not link
 // into a shared object under every compiler.)
@@ -69,24 +73,27 @@ std::atomic<const KernelTable*>& active() {
     static std::atomic<const KernelTable*> table{[] {
         const char* forced = std::getenv("BNFAST_TARGET");
         const KernelTable* wanted = forced != nullptr ? find(forced) : nullptr;
-        return wanted != nullptr ? wanted : &usable_targets().front();
+        return wanted != nullptr ? wanted : usable_targets().first;
     }()};
     return table;
 }
 
 }  // namespace
 
-const std::vector<KernelTable>& usable_targets() {
-    // Never destroyed: threads may still be in a call while the program ends.
-    static const std::vector<KernelTable>& tables = *[] {
-        auto* const result = new std::vector<KernelTable>;
+Targets usable_targets() {
+    struct Found {
+        KernelTable tables[kBuiltTargets];
+        int count = 0;
+    };
+    static const Found found = [] {
+        Found result;
 #define BNFAST_ADD(name) \
-    if (usable(#name)) result->push_back(bnfast::name::table());
+    if (usable(#name)) result.tables[result.count++] = bnfast::name::table();
         BNFAST_FOR_EACH_TARGET(BNFAST_ADD)
 #undef BNFAST_ADD
         return result;
     }();
-    return tables;
+    return {found.tables, found.tables + found.count};
 }
 
 const KernelTable& active_target() { return *active().load(std::memory_order_relaxed); }

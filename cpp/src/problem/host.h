@@ -13,8 +13,8 @@ struct Host {
     void (*set_num_threads)(int n);
     int (*usable_cpus)();
     const char* (*threading_name)();
-    std::vector<std::string> (*targets)();
-    std::string (*active_target)();
+    std::vector<const char*> (*targets)();
+    const char* (*active_target)();
     bool (*select_target)(const std::string& name);  // false where it is not one of targets()
     std::int64_t (*private_cache_bytes)();
     std::int64_t (*shared_cache_bytes)();

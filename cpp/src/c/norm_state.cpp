@@ -1,0 +1,93 @@
+// The state of a normalization in a C caller's memory: a header without pointers, and the numbers behind it.
+#include "c/norm_state.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <type_traits>
+
+#include "bnfast/runtime.h"
+#include "c/arguments.h"
+#include "c/moments.h"
+#include "c/status.h"
+
+namespace bnfast::c {
+namespace {
+
+// The version comes first: another one's states may be laid out in another way.
+struct Header {
+    char version[24];
+    NormState state;
+};
+static_assert(std::is_trivially_copyable_v<NormState> && sizeof(Header) % alignof(double) == 0);
+
+void write_version(char (&text)[sizeof Header::version]) {
+    std::memset(text, 0, sizeof text);
+    std::strncpy(text, (std::string("bnfast ") + version()).c_str(), sizeof text - 1);
+}
+
+void check_memory(const char* operation, const void* memory, std::size_t bytes) {
+    check_pointer(operation, "state", memory);
+    if (reinterpret_cast<std::uintptr_t>(memory) % alignof(double) != 0) {
+        fail(operation, "state is not aligned, expected memory as for double");
+    }
+    if (bytes < sizeof(Header)) {
+        fail(operation, "state_bytes is " + std::to_string(bytes) + ", expected what ..._state_bytes says");
+    }
+}
+
+// Gives the state the numbers behind the header.
+void point_to_numbers(NormState& state, void* memory, std::size_t bytes) {
+    state.values = reinterpret_cast<double*>(static_cast<char*>(memory) + sizeof(Header));
+    state.capacity = static_cast<std::int64_t>((bytes - sizeof(Header)) / sizeof(double));
+}
+
+}  // namespace
+
+std::size_t state_bytes_of(std::int64_t numbers) {
+    return sizeof(Header) + static_cast<std::size_t>(numbers) * sizeof(double);
+}
+
+NewState::NewState(const char* operation, void* memory, std::size_t bytes) : memory_(memory) {
+    check_memory(operation, memory, bytes);
+    std::fill_n(state_.shape, kMaxDims, 0);  // all of it is stored
+    point_to_numbers(state_, memory, bytes);
+}
+
+void NewState::finish() {
+    state_.values = nullptr;
+    Header header;
+    write_version(header.version);
+    header.state = state_;
+    std::memcpy(memory_, &header, sizeof header);
+}
+
+NormState filled_state(const char* operation, const void* memory, std::size_t bytes) {
+    check_memory(operation, memory, bytes);
+    Header header;
+    std::memcpy(&header, memory, sizeof header);
+    char expected[sizeof header.version];
+    write_version(expected);
+    if (std::memcmp(header.version, expected, sizeof expected) != 0) {
+        fail(operation, std::string("state holds none of ") + expected + ", expected one that a forward call filled");
+    }
+    point_to_numbers(header.state, const_cast<void*>(memory), bytes);  // which are only read
+    return header.state;
+}
+
+}  // namespace bnfast::c
+
+using namespace bnfast::c;
+
+bnfast_status bnfast_norm_state_moments(const void* state, size_t state_bytes, const bnfast_moments* moments) {
+    const char* const operation = "norm_state_moments";
+    return status_of(operation, [&] {
+        const bnfast::NormState filled = filled_state(operation, state, state_bytes);
+        const std::int64_t n = filled.statistics;
+        if (n < 0 || filled.parameters < 0 || n > filled.capacity / 5) fail(operation, "state is damaged");
+        const auto row = [n](const double* begin) { return std::vector<double>(begin, begin + n); };
+        const std::vector<double> count = row(filled.count());
+        copy(operation, "moments",
+             {{count.begin(), count.end()}, row(filled.mean()), row(filled.mean_low()), row(filled.m2())}, moments);
+    });
+}
