@@ -53,7 +53,7 @@ void return_arena(Arena* arena);
 // it has a Scratch, which may be inside others.
 class Scratch {
   public:
-    Scratch() : outermost_(arena_ == nullptr) {
+    Scratch() {
         if (outermost_) arena_ = borrow_arena();
         chunk_ = arena_->chunk;
         used_ = arena_->used;
@@ -77,7 +77,7 @@ class Scratch {
 
   private:
     inline static thread_local Arena* arena_ = nullptr;
-    bool outermost_;
+    bool outermost_ = arena_ == nullptr;
     std::size_t chunk_, used_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -22,9 +23,9 @@ BNFAST_FOR_EACH_TARGET(BNFAST_DECLARE)
 namespace bnfast::cpu {
 namespace {
 
-#define BNFAST_COUNT(name) +1
-constexpr int kBuiltTargets = BNFAST_FOR_EACH_TARGET(BNFAST_COUNT);
-#undef BNFAST_COUNT
+#define BNFAST_NAME(name) #name,
+constexpr const char* kBuiltTargets[] = {BNFAST_FOR_EACH_TARGET(BNFAST_NAME)};
+#undef BNFAST_NAME
 
 #if defined(__x86_64__)
 // cpuid says what the CPU has, xgetbv which registers the operating system saves. (__builtin_cpu_supports does not link
@@ -82,7 +83,7 @@ std::atomic<const KernelTable*>& active() {
 
 Targets usable_targets() {
     struct Found {
-        KernelTable tables[kBuiltTargets];
+        KernelTable tables[std::size(kBuiltTargets)];
         int count = 0;
     };
     static const Found found = [] {
