@@ -15,21 +15,8 @@ SDIST_ROOT = {
     *("bench", "cpp", "docs", "examples", "python", "tests"),
 }
 SUFFIXES = {
-    *(
-        ".cpp",
-        ".h",
-        ".cu",
-        ".cuh",
-        ".cmake",
-        ".map",
-        ".txt",
-        ".py",
-        ".pyi",
-        ".typed",
-        ".md",
-        ".json",
-    ),
-    *(".map", ".toml", ".png", ".svg", ".npz"),
+    *(".c", ".cpp", ".h", ".cu", ".cuh", ".rs", ".cmake", ".map", ".txt"),
+    *(".py", ".pyi", ".typed", ".md", ".json", ".toml", ".png", ".svg", ".npz"),
 }
 NO_SUFFIX = {"LICENSE", "PKG-INFO", "py.typed", ".clang-format", ".clang-tidy", ".gitignore"}
 GENERATED = {"__pycache__", "build", ".venv", "digits_output", ".hypothesis"}

@@ -3,17 +3,9 @@
 #include <bnfast/bnfast.h>
 #include <dlfcn.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#define EXPECT(condition)                                               \
-    do {                                                                \
-        if (!(condition)) {                                             \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            exit(1);                                                    \
-        }                                                               \
-    } while (0)
+#include "expect.h"
 
 enum { ROWS = 1024, CHANNELS = 256, LOADS = 20 };  // large enough for all threads of the library
 
@@ -34,7 +26,8 @@ static void* use(void* library) {
     const bnfast_tensor tensor = {.size = sizeof tensor, .data = x, .shape = shape, .ndim = 2};
     int64_t* const count = malloc(CHANNELS * sizeof *count);
     double* const numbers = malloc(3 * CHANNELS * sizeof *numbers);
-    const bnfast_moments moments = {sizeof moments, CHANNELS, count, numbers, numbers + CHANNELS, numbers + 2 * CHANNELS};
+    const bnfast_moments moments = {sizeof moments, CHANNELS,           count,
+                                    numbers,        numbers + CHANNELS, numbers + 2 * CHANNELS};
     Measure* measure;
     find(library, "bnfast_measure", &measure);
     for (int i = 0; i < 10; ++i) EXPECT(measure(&tensor, NULL, 1, &moments) == BNFAST_OK);

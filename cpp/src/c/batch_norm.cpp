@@ -72,8 +72,9 @@ bnfast_status bnfast_batch_norm_backward(const bnfast_norm_backward_inputs* inpu
                                          size_t state_bytes, const bnfast_norm_gradients* gradients) {
     const char* const operation = "batch_norm_backward";
     return status_of(operation, [&] {
-        bnfast::batch_norm_backward(*BackwardInputs(operation, inputs), filled_state(operation, state, state_bytes),
-                                    *Gradients(operation, gradients));
+        const BackwardInputs given(operation, inputs);
+        const Gradients results(operation, gradients);
+        bnfast::batch_norm_backward(*given, filled_state(operation, state, state_bytes), *results);
     });
 }
 
@@ -81,9 +82,8 @@ bnfast_status bnfast_batch_norm_backward_sums(const bnfast_norm_backward_inputs*
                                               size_t state_bytes, const bnfast_gradient_sums* sums) {
     const char* const operation = "batch_norm_backward_sums";
     return status_of(operation, [&] {
-        copy(operation, "sums",
-             bnfast::batch_norm_backward_sums(*BackwardInputs(operation, inputs),
-                                              filled_state(operation, state, state_bytes)),
+        const BackwardInputs given(operation, inputs);
+        copy(operation, "sums", bnfast::batch_norm_backward_sums(*given, filled_state(operation, state, state_bytes)),
              sums);
     });
 }
@@ -93,8 +93,9 @@ bnfast_status bnfast_batch_norm_backward_with_sums(const bnfast_norm_backward_in
                                                    const bnfast_norm_gradients* gradients) {
     const char* const operation = "batch_norm_backward";
     return status_of(operation, [&] {
-        bnfast::batch_norm_backward_with_sums(*BackwardInputs(operation, inputs),
-                                              filled_state(operation, state, state_bytes),
-                                              sums_of(operation, "sums", total), *Gradients(operation, gradients));
+        const BackwardInputs given(operation, inputs);
+        const Gradients results(operation, gradients);
+        bnfast::batch_norm_backward_with_sums(*given, filled_state(operation, state, state_bytes),
+                                              sums_of(operation, "sums", total), *results);
     });
 }

@@ -90,7 +90,8 @@ bnfast_status bnfast_norm_backward(const bnfast_norm_backward_inputs* inputs, co
                                    const bnfast_norm_gradients* gradients) {
     const char* const operation = "norm_backward";
     return status_of(operation, [&] {
-        bnfast::norm_backward(*BackwardInputs(operation, inputs), filled_state(operation, state, state_bytes),
-                              *Gradients(operation, gradients));
+        const BackwardInputs given(operation, inputs);
+        const Gradients results(operation, gradients);
+        bnfast::norm_backward(*given, filled_state(operation, state, state_bytes), *results);
     });
 }
