@@ -12,7 +12,7 @@ import bnfast
 
 MODULES = sorted(
     module.name
-    for module in pkgutil.iter_modules(bnfast.__path__, "bnfast.")
+    for module in pkgutil.walk_packages(bnfast.__path__, "bnfast.")
     if module.name not in ("bnfast.__main__", "bnfast._core")
 )
 
