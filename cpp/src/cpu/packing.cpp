@@ -101,7 +101,9 @@ void PackedTensor::bind(const TensorView& view, const Layout& layout, Use use) {
     const std::int64_t sample = layout.boxes_are_samples() ? view.strides[0] : 0;
     const bool aligned = reinterpret_cast<std::uintptr_t>(view.data) % static_cast<std::uintptr_t>(item) == 0;
     const bool whole_items = outer.stride % item == 0 && channel % item == 0 && sample % item == 0;
-    if (outer.fits && channels.fits && contiguous && aligned && whole_items && (!g.flat || runs_touch(view, layout))) {
+    // What has no elements may have no address either, by which an operand shows that it is there: a copy has one.
+    const bool walkable = view.data != nullptr && outer.fits && channels.fits && contiguous && aligned && whole_items;
+    if (walkable && (!g.flat || runs_touch(view, layout))) {
         operand_ = {view.data, outer.stride / item, channel / item};
         sample_stride_ = sample / item;
         return;
