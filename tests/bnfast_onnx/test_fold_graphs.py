@@ -14,7 +14,7 @@ from google.protobuf.message import EncodeError  # noqa: E402 (after the skip)
 
 import bnfast.onnx  # noqa: E402
 from bnfast.onnx import Folded, Left  # noqa: E402
-from with_onnx.models import (  # noqa: E402
+from bnfast_onnx.models import (  # noqa: E402
     NORM,
     SIDE,
     build,

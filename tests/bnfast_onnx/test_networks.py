@@ -12,7 +12,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from with_onnx.models import NORM, check, feeds, operators, run  # noqa: E402 (after the skip)
+from bnfast_onnx.models import NORM, check, feeds, operators, run  # noqa: E402 (after the skip)
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "onnx_fold.py"
 

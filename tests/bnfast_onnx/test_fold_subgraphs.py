@@ -8,7 +8,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from with_onnx.models import NORM, SIDE, build, check, check_left, norm, weights  # noqa: E402
+from bnfast_onnx.models import NORM, SIDE, build, check, check_left, norm, weights  # noqa: E402
 
 CONV = {"w": weights(5, 4, 3), **norm(5)}
 SHAPES = "(float[2, 4, 8] x, bool c) => (float[2, 5, 6] y)"

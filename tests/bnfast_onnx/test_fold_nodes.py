@@ -10,7 +10,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from bnfast.onnx import Folded
-from with_onnx.models import NORM, SIDE, build, check, norm, run_reference, weights
+from bnfast_onnx.models import NORM, SIDE, build, check, norm, run_reference, weights
 
 
 @pytest.mark.parametrize("bias", ["", ", b"])

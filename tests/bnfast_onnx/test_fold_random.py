@@ -12,7 +12,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 import bnfast.onnx
-from with_onnx.models import NORM, build, check, norm, weights
+from bnfast_onnx.models import NORM, build, check, norm, weights
 
 # Each operation keeps the shape of its input, so that any may follow any.
 SHAPES = {"Conv": (2, 4, 6), "MatMul": (4, 4)}
