@@ -7,7 +7,6 @@ python bench/jax_calls.py --smoke    # that it works; its times say nothing
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -105,15 +104,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args(arguments)
-    print("| | shape | | bnfast, us | jax.numpy | Flax |\n|---|---|---|---:|---:|---:|")
+    print("| microseconds, float32 | | bnfast | jax.numpy | Flax |\n|---|---|---:|---:|---:|")
     for name, (axis, shapes) in (SMOKE if options.smoke else CASES).items():
         for shape in shapes:
             for kind, contenders in calls(name, axis, shape).items():
                 seconds = measure(contenders, 1 if options.smoke else options.rounds)
                 times = [statistics.median(s) * 1e6 for s in seconds.values()]
-                places = max(0, 1 - math.floor(math.log10(times[0])))
-                numbers = " | ".join(f"{t:.{places}f}" for t in times)
-                print(f"| {name} | {shape} | {kind} | {numbers} |", flush=True)
+                numbers = " | ".join(f"{time:,.0f}" for time in times)
+                print(f"| {name} {shape} | {kind} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":
