@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <new>
 #include <numeric>
 #include <optional>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "bnfast/batch_norm.h"
