@@ -1,0 +1,147 @@
+"""A normalization as kernels compute it, on tensors that they can take."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import bnfast as _bnfast
+
+Context = Any  # BatchNormContext or NormContext
+# Its functions are typed for NumPy's arrays, and take tensors as well.
+bnfast: Any = _bnfast
+_NARROW = {torch.float16, torch.bfloat16}
+
+
+class Norm(NamedTuple):
+    """What a call computes beyond its tensors.
+
+    Attributes
+    ----------
+    kind : {"batch", "frozen", "instance", "group", "layer", "rms"}
+        "frozen" is batch norm with given statistics.
+    extent : int
+        Groups of a group norm; how many axes a layer or RMS norm is taken over.
+    eps, activation, slope, dropout
+        As in the functions of bnfast.
+    """
+
+    kind: str
+    extent: int
+    eps: float
+    activation: str | None
+    slope: float
+    dropout: float
+
+    @property
+    def residual_first(self) -> bool:
+        """Whether residual and dropout stand before the norm."""
+        return self.kind in ("layer", "rms")
+
+
+class Running(NamedTuple):
+    """Running statistics, and the weight of a new batch in them."""
+
+    mean: Tensor | None
+    var: Tensor | None
+    momentum: float
+
+
+UNTRACKED = Running(None, None, 0.0)
+
+
+def forward(
+    norm: Norm,
+    seed: int,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running,
+) -> tuple[Tensor, Tensor | None, Context]:
+    """Return y, h (None where it is x) and the context; update running statistics.
+
+    The context refers to x and residual.
+    """
+    mean, var, _ = running
+    weight, bias = _wide(weight), _wide(bias)
+    options: dict[str, Any] = {
+        "eps": norm.eps,
+        "residual": residual,
+        "activation": norm.activation,
+        "activation_slope": norm.slope,
+    }
+    kind = norm.kind
+    y: Tensor
+    context: Context
+    h = None
+    if kind == "frozen":
+        y, context = bnfast.batch_norm_frozen(x, _wide(mean), _wide(var), weight, bias, **options)
+        return y, h, context
+    if norm.dropout:
+        options |= {"dropout": norm.dropout, "seed": seed}
+    if kind == "batch":
+        y, context = bnfast.batch_norm(x, weight, bias, **options)
+    elif kind == "instance":
+        y, context = bnfast.instance_norm(x, weight, bias, **options)
+    elif kind == "group":
+        y, context = bnfast.group_norm(x, norm.extent, weight, bias, **options)
+    else:
+        axes = tuple(range(-norm.extent, 0))
+        if kind == "layer":
+            y, context = bnfast.layer_norm(x, weight, bias, axis=axes, **options)
+        else:
+            y, context = bnfast.rms_norm(x, weight, axis=axes, **options)
+        h = context.h if residual is not None or norm.dropout else None
+    if mean is not None or var is not None:
+        update(running, context.mean, context.var, x)
+    return y, h, context
+
+
+def gradients(
+    context: Context, dy: Tensor | None, dh: Tensor | None, x: Tensor, residual: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Return dx, dweight, dbias, dresidual from what forward left."""
+    dy = torch.zeros_like(x) if dy is None else dy.resolve_neg()
+    context.set_arrays(x, residual)
+    grads: tuple[Tensor | None, ...]
+    if isinstance(context, bnfast.BatchNormContext):
+        grads = bnfast.batch_norm_backward(dy, context)
+    else:
+        dh = None if dh is None else dh.resolve_neg()
+        grads = bnfast.norm_backward(dy, context, dh=dh)
+    context.set_arrays(None)
+    return grads
+
+
+def update(running: Running, mean: Tensor, var: Tensor, x: Tensor) -> None:
+    """Move running statistics towards those of a batch, or the average of those of its samples."""
+    if x.numel() == 0:
+        return
+    count = x.numel() // mean.numel()
+    if mean.dim() > 1:
+        mean, var = mean.mean(0), var.mean(0)
+    if running.mean is not None:
+        running.mean.lerp_(mean.to(running.mean.dtype), running.momentum)
+    if running.var is not None:
+        unbiased = var * (count / (count - 1))
+        running.var.lerp_(unbiased.to(running.var.dtype), running.momentum)
+
+
+def _wide(values: Tensor | None) -> Any:
+    """Return parameters or statistics in a dtype that bnfast takes them in."""
+    return values.float() if values is not None and values.dtype in _NARROW else values
+
+
+def drop(x: Tensor, rate: float, seed: int, channels: bool, inplace: bool = False) -> Tensor:
+    """Return x with the mask of a seed applied, written over x if `inplace`."""
+    axes, out = shared_axes(x, channels), x if inplace else None
+    y: Tensor = bnfast.dropout(x, rate, seed=seed, broadcast_axes=axes, out=out)[0]
+    return y
+
+
+def shared_axes(x: Tensor, channels: bool) -> tuple[int, ...]:
+    """Return the axes along which elements share one decision."""
+    return tuple(range(2, x.dim())) if channels else ()

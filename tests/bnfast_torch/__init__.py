@@ -1,0 +1,1 @@
+"""PyTorch's door: bnfast.torch against torch itself."""
