@@ -81,7 +81,14 @@ def c_door() -> float:
     library = next(libraries.glob("libbnfast.*"))
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "doors"
-        command = ["cc", "-std=gnu99", "-O2", f"-I{bnfast.get_include()}", str(source), str(library)]
+        command = [
+            "cc",
+            "-std=gnu99",
+            "-O2",
+            f"-I{bnfast.get_include()}",
+            str(source),
+            str(library),
+        ]
         subprocess.run([*command, f"-Wl,-rpath,{libraries}", "-o", str(program)], check=True)
         return float(subprocess.run([program], check=True, capture_output=True, text=True).stdout)
 

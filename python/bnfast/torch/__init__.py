@@ -1,16 +1,7 @@
 """Norms and dropout for PyTorch: functions and modules that take the place of torch's own."""
 
-from bnfast.torch.functional import (
-    batch_norm,
-    dropout,
-    dropout1d,
-    dropout2d,
-    dropout3d,
-    group_norm,
-    instance_norm,
-    layer_norm,
-    rms_norm,
-)
+from bnfast.torch._dropout import dropout, dropout1d, dropout2d, dropout3d
+from bnfast.torch.functional import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from bnfast.torch.modules import (
     BatchNorm1d,
     BatchNorm2d,

@@ -10,9 +10,167 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import bnfast
+from bnfast._dropout import check_rate
 from bnfast.torch import _kernels
 from bnfast.torch._operators import drop_by_operator
 from bnfast.torch._route import Route, draw_seed, gradient_route, route
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout as ``torch.nn.functional.dropout``, with the masks of :func:`bnfast.dropout`.
+
+    Each element is dropped with probability `p`, and the others are divided by 1 - `p` [1]_.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape and any strides.
+    p : float
+        The probability that an element is dropped, in [0, 1].
+    training : bool
+        Whether to drop anything; x itself is returned otherwise.
+    inplace : bool
+        Whether to write over x.
+
+    Returns
+    -------
+    Tensor like `x`
+        A dropped element is 0 whatever x held there, NaN and Inf too.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a bad rate, kind or dtype.
+
+    Notes
+    -----
+    A call draws one number from torch's default generator, the seed of its mask. Nothing but the
+    seed is kept for the gradient. Tensors without a kernel go the way that :func:`batch_norm`
+    tells.
+
+    References
+    ----------
+    .. [1] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: A
+       Simple Way to Prevent Neural Networks from Overfitting", JMLR 15, 2014.
+
+    Examples
+    --------
+    >>> import torch, bnfast.torch
+    >>> x = torch.ones(8)
+    >>> _ = torch.manual_seed(0)
+    >>> y = bnfast.torch.dropout(x, 0.5)
+    >>> _ = torch.manual_seed(0)
+    >>> bool((bnfast.torch.dropout(x, 0.5) == y).all())
+    True
+    """
+    return _checked("dropout", x, p, training, inplace)
+
+
+def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of whole channels, as ``torch.nn.functional.dropout1d``.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of shape (batch, channels, length) or (channels, length).
+    p, training, inplace
+        As in :func:`dropout`.
+
+    Returns
+    -------
+    Tensor like `x`
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a bad rate, shape, kind or dtype.
+
+    Examples
+    --------
+    >>> import torch, bnfast.torch
+    >>> y = bnfast.torch.dropout1d(torch.ones(10, 10, 2), 0.5)
+    >>> bool((y.flatten(2).std(2) == 0).all())  # all of a channel or nothing
+    True
+    """
+    return _checked("dropout1d", x, p, training, inplace, (2, 3), unbatched=2)
+
+
+def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of whole channels, as ``torch.nn.functional.dropout2d``.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of shape (batch, channels, height, width) or (batch, channels, length).
+    p, training, inplace
+        As in :func:`dropout`.
+
+    Returns
+    -------
+    Tensor like `x`
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a bad rate, shape, kind or dtype.
+
+    Examples
+    --------
+    >>> import torch, bnfast.torch
+    >>> y = bnfast.torch.dropout2d(torch.ones(10, 10, 2, 2), 0.5)
+    >>> bool((y.flatten(2).std(2) == 0).all())  # all of a channel or nothing
+    True
+    """
+    return _checked("dropout2d", x, p, training, inplace, (3, 4))
+
+
+def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of whole channels, as ``torch.nn.functional.dropout3d``.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of shape (batch, channels, depth, height, width) or (channels, depth, height, width).
+    p, training, inplace
+        As in :func:`dropout`.
+
+    Returns
+    -------
+    Tensor like `x`
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a bad rate, shape, kind or dtype.
+
+    Examples
+    --------
+    >>> import torch, bnfast.torch
+    >>> y = bnfast.torch.dropout3d(torch.ones(10, 10, 2, 2, 2), 0.5)
+    >>> bool((y.flatten(2).std(2) == 0).all())  # all of a channel or nothing
+    True
+    """
+    return _checked("dropout3d", x, p, training, inplace, (4, 5), unbatched=4)
+
+
+def _checked(
+    name: str,
+    x: Tensor,
+    p: float,
+    training: bool,
+    inplace: bool,
+    dims: tuple[int, ...] = (),
+    unbatched: int | None = None,
+) -> Tensor:
+    p = check_rate(name, "p", p)
+    if dims and x.dim() not in dims:
+        expected = " or ".join(map(str, dims))
+        raise ValueError(f"{name}: x has {x.dim()} dimensions, expected {expected}")
+    if not training or p == 0 or x.numel() == 0:
+        return x
+    if x.dim() != unbatched:
+        return drop(x, p, bool(dims), inplace)
+    return drop(x.unsqueeze(0), p, True, inplace).squeeze(0)
 
 
 def drop(x: Tensor, rate: float, channels: bool = False, inplace: bool = False) -> Tensor:

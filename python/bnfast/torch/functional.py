@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bnfast._choices import ACTIVATIONS, refuse_choice
 from bnfast._dropout import check_rate
-from bnfast.torch._dropout import drop
 from bnfast.torch._kernels import Norm, Running
 from bnfast.torch._norm import normalise
 
@@ -31,6 +30,68 @@ def batch_norm(
     activation_slope: float = 0.01,
     dropout: float = 0.0,
 ) -> Tensor:
+    """Batch normalization as ``torch.nn.functional.batch_norm``, with what follows it in one pass.
+
+    ``y = drop(act(weight * (x - mean) / sqrt(var + eps) + bias + residual))``, the statistics being
+    those of each channel of x or, unless `training`, the running ones [1]_.
+
+    Parameters
+    ----------
+    x : Tensor of shape (batch, channels, ...)
+        float32, float64, float16 or bfloat16. Contiguous and channels-last tensors are read in
+        place, and y and the gradient of x keep their format.
+    running_mean, running_var : Tensor of shape (channels,) or None
+        Updated in place in training, var by the unbiased variance of the batch; read otherwise.
+    weight, bias : Tensor of shape (channels,), optional
+        Learnt scale and shift; 1 and 0 when None.
+    training : bool
+        Whether to normalise by the statistics of the batch.
+    momentum : float
+        The weight of the batch in the running statistics.
+    eps : float
+        Added to the variance, finite and not negative.
+    residual : Tensor like `x`, optional
+        Added before the activation. If its dtype is another one, both are promoted.
+    activation : {None, "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "elu"}
+        "gelu" is the form with erf.
+    activation_slope : float
+        Slope of "leaky_relu" for negative arguments.
+    dropout : float
+        Rate in [0, 1] of dropout behind the activation, in training. The seed of its mask is drawn
+        from torch's default generator, which ``torch.manual_seed`` sets.
+
+    Returns
+    -------
+    Tensor like `x`
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad values, shapes, kinds or dtypes, and in training for one value a channel.
+
+    Notes
+    -----
+    Gradients flow through the batch's mean and variance; they can be differentiated again, which
+    torch's own operations then do. Tensors for which there is no kernel (on other devices, of other
+    dtypes, of subclasses, inside transformations of ``torch.func``) are computed by torch's own
+    operations, and a warning says so once for each reason.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by
+       Reducing Internal Covariate Shift", ICML 2015, algorithm 1.
+
+    Examples
+    --------
+    >>> import torch, bnfast.torch
+    >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
+    >>> mean, var = torch.zeros(2), torch.ones(2)
+    >>> bnfast.torch.batch_norm(x, mean, var, training=True, momentum=0.5, activation="relu")
+    tensor([[0.0000, 0.0000],
+            [1.0000, 1.0000]])
+    >>> mean, var
+    (tensor([ 1., 10.]), tensor([  1.5000, 100.5000]))
+    """
     name = "batch_norm"
     if training:
         if x.dim() > 1:
@@ -60,6 +121,44 @@ def instance_norm(
     activation_slope: float = 0.01,
     dropout: float = 0.0,
 ) -> Tensor:
+    """Instance normalization as ``torch.nn.functional.instance_norm``, fused as batch norm is.
+
+    ``y = drop(act(weight * (x - mean) / sqrt(var + eps) + bias + residual))`` with the statistics
+    of each channel of each sample [1]_ or, unless `use_input_stats`, the running ones.
+
+    Parameters
+    ----------
+    x : Tensor of shape (batch, channels, ...)
+    running_mean, running_var : Tensor of shape (channels,) or None
+        Updated in place by the averages over the samples where `use_input_stats`, read otherwise.
+    use_input_stats : bool
+        Whether to normalise by the statistics of x.
+    weight, bias, momentum, eps, residual, activation, activation_slope, dropout
+        As in :func:`batch_norm`.
+
+    Returns
+    -------
+    Tensor like `x`
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`batch_norm`.
+
+    References
+    ----------
+    .. [1] D. Ulyanov, A. Vedaldi and V. Lempitsky, "Instance Normalization: The Missing Ingredient
+       for Fast Stylization", arXiv:1607.08022, 2016, equation 4.
+
+    Examples
+    --------
+    >>> import torch, bnfast.torch
+    >>> x = torch.tensor([[[1.0, 3.0]], [[10.0, 30.0]]])  # two samples, one channel
+    >>> bnfast.torch.instance_norm(x).round(decimals=4)
+    tensor([[[-1.,  1.]],
+    <BLANKLINE>
+            [[-1.,  1.]]])
+    """
     name = "instance_norm"
     if use_input_stats:
         _check_count(name, x, math.prod(x.shape[:2]))
@@ -85,6 +184,39 @@ def group_norm(
     activation_slope: float = 0.01,
     dropout: float = 0.0,
 ) -> Tensor:
+    """Group normalization as ``torch.nn.functional.group_norm``, fused as batch norm is.
+
+    ``y = drop(act(weight * (x - mean) / sqrt(var + eps) + bias + residual))`` with the statistics
+    of groups of neighbouring channels of each sample [1]_.
+
+    Parameters
+    ----------
+    x : Tensor of shape (batch, channels, ...)
+    num_groups : int
+        The number of channels is a multiple of it.
+    weight, bias, eps, residual, activation, activation_slope, dropout
+        As in :func:`batch_norm`; dropout takes place wherever its rate is not 0.
+
+    Returns
+    -------
+    Tensor like `x`
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad values, shapes, kinds or dtypes, and where all statistics together have one value.
+
+    References
+    ----------
+    .. [1] Y. Wu and K. He, "Group Normalization", ECCV 2018, equation 7.
+
+    Examples
+    --------
+    >>> import torch, bnfast.torch
+    >>> x = torch.tensor([[1.0, 3.0, 10.0, 30.0]])  # a sample of four channels
+    >>> bnfast.torch.group_norm(x, 2).round(decimals=4)
+    tensor([[-1.,  1., -1.,  1.]])
+    """
     name = "group_norm"
     if x.dim() >= 2 and num_groups > 0:
         _check_count(name, x, x.shape[0] * num_groups)
@@ -105,6 +237,55 @@ def layer_norm(
     dropout: float = 0.0,
     return_h: bool = False,
 ) -> Any:
+    """Layer normalization as ``torch.nn.functional.layer_norm``, with what stands before it.
+
+    ``h = residual + drop(x)`` and ``y = act(weight * (h - mean) / sqrt(var + eps) + bias)`` with
+    the statistics of h over its last axes [1]_.
+
+    Parameters
+    ----------
+    x : Tensor
+    normalized_shape : sequence of int
+        The lengths of the axes that the statistics are taken over: the last ones of x.
+    weight, bias : Tensor of shape `normalized_shape`, optional
+        Learnt scale and shift; 1 and 0 when None.
+    eps, activation, activation_slope
+        As in :func:`batch_norm`.
+    residual : Tensor like `x`, optional
+        Added before the norm, as the residual stream of a Transformer's block.
+    dropout : float
+        Rate in [0, 1] of dropout of x before `residual` is added, wherever it is not 0; the seed is
+        drawn as in :func:`batch_norm`.
+    return_h : bool
+        Whether to return h as well, which is the residual of a pre-norm Transformer's next block.
+
+    Returns
+    -------
+    Tensor like `x`, or a tuple (y, h) of two such
+        Where there is neither `residual` nor `dropout`, h is x itself.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad values, shapes, kinds or dtypes.
+
+    References
+    ----------
+    .. [1] J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer Normalization", arXiv:1607.06450, 2016,
+       equation 4.
+
+    Examples
+    --------
+    >>> import torch, bnfast.torch
+    >>> x = torch.tensor([[1.0, 3.0], [10.0, 30.0]])
+    >>> y, h = bnfast.torch.layer_norm(x, (2,), residual=torch.ones(2, 2), return_h=True)
+    >>> y.round(decimals=4)
+    tensor([[-1.,  1.],
+            [-1.,  1.]])
+    >>> h
+    tensor([[ 2.,  4.],
+            [11., 31.]])
+    """
     name = "layer_norm"
     axes = _check_shape(name, x, normalized_shape)
     norm = _norm(name, "layer", axes, eps, activation, activation_slope, dropout)
@@ -124,6 +305,40 @@ def rms_norm(
     dropout: float = 0.0,
     return_h: bool = False,
 ) -> Any:
+    """Root mean square normalization as ``torch.nn.functional.rms_norm``, fused as layer norm is.
+
+    ``h = residual + drop(x)`` and ``y = act(weight * h / sqrt(mean(h**2) + eps))`` with the mean
+    over the last axes [1]_.
+
+    Parameters
+    ----------
+    x, normalized_shape, weight, residual, activation, activation_slope, dropout, return_h
+        As in :func:`layer_norm`.
+    eps : float, optional
+        Added to the mean square. None stands for the distance from 1 to the next larger number of
+        the type that is computed in: float64 for float64, float32 for all others.
+
+    Returns
+    -------
+    Tensor like `x`, or a tuple (y, h) of two such
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad values, shapes, kinds or dtypes.
+
+    References
+    ----------
+    .. [1] B. Zhang and R. Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019,
+       equation 4.
+
+    Examples
+    --------
+    >>> import torch, bnfast.torch
+    >>> bnfast.torch.rms_norm(torch.tensor([[3.0, 3.0], [-2.0, 2.0]]), (2,)).round(decimals=4)
+    tensor([[ 1.,  1.],
+            [-1.,  1.]])
+    """
     name = "rms_norm"
     axes = _check_shape(name, x, normalized_shape)
     if eps is None:  # that of the type computed in
@@ -131,42 +346,6 @@ def rms_norm(
     norm = _norm(name, "rms", axes, eps, activation, activation_slope, dropout)
     y_and_h = normalise(norm, x, weight, None, residual)
     return y_and_h if return_h else y_and_h[0]
-
-
-def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    return _dropout("dropout", x, p, training, inplace)
-
-
-def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    return _dropout("dropout1d", x, p, training, inplace, (2, 3), unbatched=2)
-
-
-def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    return _dropout("dropout2d", x, p, training, inplace, (3, 4))
-
-
-def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    return _dropout("dropout3d", x, p, training, inplace, (4, 5), unbatched=4)
-
-
-def _dropout(
-    name: str,
-    x: Tensor,
-    p: float,
-    training: bool,
-    inplace: bool,
-    dims: tuple[int, ...] = (),
-    unbatched: int | None = None,
-) -> Tensor:
-    p = check_rate(name, "p", p)
-    if dims and x.dim() not in dims:
-        expected = " or ".join(map(str, dims))
-        raise ValueError(f"{name}: x has {x.dim()} dimensions, expected {expected}")
-    if not training or p == 0 or x.numel() == 0:
-        return x
-    if x.dim() != unbatched:
-        return drop(x, p, bool(dims), inplace)
-    return drop(x.unsqueeze(0), p, True, inplace).squeeze(0)
 
 
 def _norm(
