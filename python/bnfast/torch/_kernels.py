@@ -66,7 +66,8 @@ def forward(
     The context refers to x and residual.
     """
     mean, var, _ = running
-    weight, bias = _wide(weight), _wide(bias)
+    if x.dtype in _NARROW:
+        weight, bias, mean, var = _wide(weight), _wide(bias), _wide(mean), _wide(var)
     options: dict[str, Any] = {
         "eps": norm.eps,
         "residual": residual,
@@ -78,7 +79,7 @@ def forward(
     context: Context
     h = None
     if kind == "frozen":
-        y, context = bnfast.batch_norm_frozen(x, _wide(mean), _wide(var), weight, bias, **options)
+        y, context = bnfast.batch_norm_frozen(x, mean, var, weight, bias, **options)
         return y, h, context
     if norm.dropout:
         options |= {"dropout": norm.dropout, "seed": seed}
@@ -117,17 +118,19 @@ def gradients(
 
 
 def update(running: Running, mean: Tensor, var: Tensor, x: Tensor) -> None:
-    """Move running statistics towards those of a batch, or the average of those of its samples."""
+    """Move running statistics towards those of a batch, or the average of those of its samples.
+
+    mean and var may be overwritten.
+    """
     if x.numel() == 0:
         return
     count = x.numel() // mean.numel()
     if mean.dim() > 1:
         mean, var = mean.mean(0), var.mean(0)
-    if running.mean is not None:
-        running.mean.lerp_(mean.to(running.mean.dtype), running.momentum)
-    if running.var is not None:
-        unbiased = var * (count / (count - 1))
-        running.var.lerp_(unbiased.to(running.var.dtype), running.momentum)
+    var = var.mul_(count / (count - 1))  # unbiased
+    for old, new in ((running.mean, mean), (running.var, var)):
+        if old is not None:
+            old.lerp_(new if new.dtype is old.dtype else new.to(old.dtype), running.momentum)
 
 
 def _wide(values: Tensor | None) -> Any:
