@@ -51,7 +51,7 @@ int main() {
     state.values = numbers.data();
     state.capacity = static_cast<std::int64_t>(numbers.size());
 
-    for (const char* target : bnfast::targets()) {
+    for (const char* const target : bnfast::targets()) {
         bnfast::select_target(target);
         bnfast::batch_norm(inputs, options, view_of(y), state);
 
