@@ -113,9 +113,9 @@ typedef struct bnfast_norm_backward_inputs {
     const bnfast_tensor* dh;  // the gradient that reaches h by another way; layer and RMS norm only
 } bnfast_norm_backward_inputs;
 
-// What backward writes. dx, like x, may be dy's memory. dresidual is there if forward had a residual; after layer and
-// RMS norm only if it had dropout, too. dgamma and dbeta, a number for each entry of gamma and beta, are needed even
-// where these were NULL.
+// What backward writes. dx may be dy's memory. dresidual is there if forward had a residual; after layer and RMS norm
+// only if it had dropout, too: dx is the gradient of both without. dgamma and dbeta, a number for each entry of gamma
+// and beta, are needed even where these were NULL.
 typedef struct bnfast_norm_gradients {
     size_t size;  // sizeof(bnfast_norm_gradients)
     const bnfast_tensor* dx;
