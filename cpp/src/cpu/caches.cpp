@@ -15,13 +15,16 @@
 namespace bnfast::cpu {
 namespace {
 
-// The size of a cache of CPU 0; `usual` where the system does not tell.
-std::int64_t cache_bytes(int level, int name, std::int64_t usual) {
+// The size of the cache of a level, 2 or 3, of CPU 0; `usual` where the system does not tell.
+std::int64_t cache_bytes(int level, std::int64_t usual) {
     std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(level) + "/size");  // "2048K"
     std::int64_t kibibytes = 0;
     if (file >> kibibytes && kibibytes > 0) return kibibytes * 1024;
-    const long reported = sysconf(name);
-    return reported > 0 ? static_cast<std::int64_t>(reported) : usual;
+#if defined(_SC_LEVEL3_CACHE_SIZE)  // of glibc
+    const long reported = sysconf(level == 2 ? _SC_LEVEL2_CACHE_SIZE : _SC_LEVEL3_CACHE_SIZE);
+    if (reported > 0) return reported;
+#endif
+    return usual;
 }
 
 // AMD's cores have an L3 beside them (Zen 4: it moves three times as many bytes as memory). On Intel's servers L3 is
@@ -44,12 +47,12 @@ bool known_to_be_near() {
 }  // namespace
 
 std::int64_t private_cache_bytes() {
-    static const std::int64_t bytes = cache_bytes(2, _SC_LEVEL2_CACHE_SIZE, 1 << 20);
+    static const std::int64_t bytes = cache_bytes(2, 1 << 20);
     return bytes;
 }
 
 std::int64_t shared_cache_bytes() {
-    static const std::int64_t bytes = cache_bytes(3, _SC_LEVEL3_CACHE_SIZE, 0);
+    static const std::int64_t bytes = cache_bytes(3, 0);
     return bytes;
 }
 

@@ -1,9 +1,11 @@
 // What limits the number of threads: CPUs, quotas, the environment, and how many threads the system gives.
 #include "cpu/limits.h"
 
+#if defined(__linux__)
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
@@ -56,6 +58,15 @@ int number_in(const char* variable) {
     return end != text && (*end == '\0' || *end == ',') && n >= 1 && n <= kMost ? static_cast<int>(n) : 0;
 }
 
+// Linux has a number for each thread. Others are not known to refuse threads, nor to count those that are gone.
+#if defined(__linux__)
+long thread_number() { return syscall(SYS_gettid); }
+bool is_counted(long thread) { return syscall(SYS_tgkill, getpid(), thread, 0) == 0; }
+#else
+long thread_number() { return 0; }
+bool is_counted(long) { return false; }
+#endif
+
 // Threads that all live at once, until the object ends.
 class Trial {
   public:
@@ -75,7 +86,7 @@ class Trial {
         // join returns before the system counts a thread as gone.
         constexpr int kTries = 1000;
         for (std::size_t t = 0; t < next_; ++t) {
-            for (int i = 0; i < kTries && syscall(SYS_tgkill, getpid(), ids_[t], 0) == 0; ++i) {
+            for (int i = 0; i < kTries && is_counted(ids_[t]); ++i) {
                 std::this_thread::sleep_for(std::chrono::microseconds(20));
             }
         }
@@ -86,7 +97,7 @@ class Trial {
   private:
     void wait() {
         const std::scoped_lock after(living_);
-        ids_[next_++] = syscall(SYS_gettid);
+        ids_[next_++] = thread_number();
     }
     std::mutex living_;      // held while the threads are to live
     std::vector<long> ids_;  // the first next_
@@ -97,9 +108,11 @@ class Trial {
 }  // namespace
 
 int affinity_cpus() {
+#if defined(__linux__)
     cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
-                                                       : static_cast<int>(std::thread::hardware_concurrency());
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    return static_cast<int>(std::thread::hardware_concurrency());
 }
 
 int within_quota(int cpus) {

@@ -3,7 +3,7 @@
 
 namespace bnfast::cpu {
 
-// The CPUs in the calling thread's affinity mask.
+// The CPUs in the calling thread's affinity mask; all of them where threads have none, as on macOS.
 int affinity_cpus();
 
 // The CPUs that the process's cgroups pay for, rounded up; `cpus` where that is more.
