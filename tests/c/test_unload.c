@@ -62,7 +62,9 @@ int main(int argc, char** argv) {
         use(library);
         EXPECT(pthread_join(other, NULL) == 0);
         EXPECT(dlclose(library) == 0);
+#ifdef __GLIBC__  // musl's dlclose unloads nothing
         EXPECT(!is_mapped("libbnfast"));
+#endif
     }
     puts("unloaded");
     return 0;
