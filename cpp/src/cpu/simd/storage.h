@@ -1,6 +1,8 @@
 // How elements lie in memory and how 16 of them become a Vec and go back: float, double, IEEE half and bfloat16.
 #pragma once
 
+#include <cstddef>
+
 #include "cpu/simd/vec.h"
 
 namespace bnfast {
