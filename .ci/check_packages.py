@@ -1,4 +1,4 @@
-"""Checks what the sdist and the wheel hold: `python .ci/check_packages.py DIST_FOLDER ROOT`."""
+"""Checks what the sdist and the repaired wheel hold: `python .ci/check_packages.py DIST ROOT`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ SUFFIXES = {
     *(".py", ".pyi", ".typed", ".md", ".json", ".toml", ".png", ".svg", ".npz"),
 }
 NO_SUFFIX = {"LICENSE", "PKG-INFO", "py.typed", ".clang-format", ".clang-tidy", ".gitignore"}
+LARGEST_WHEEL = 5_000_000  # bytes
 GENERATED = {"__pycache__", "build", ".venv", "digits_output", ".hypothesis"}
 
 
@@ -35,13 +36,15 @@ def check_sdist(path: Path, root: Path) -> list[str]:
         or not (f.suffix in SUFFIXES or f.name in NO_SUFFIX)
     ]
     wanted = ["LICENSE", "README.md", "pyproject.toml", "CMakeLists.txt"]
-    wanted += [p.relative_to(root).as_posix() for p in (root / "cpp").rglob("*") if p.is_file()]
+    built_from = [p for folder in ("cpp", "python") for p in (root / folder).rglob("*")]
+    built_from = [p.relative_to(root) for p in built_from if p.is_file()]
+    wanted += [p.as_posix() for p in built_from if not GENERATED & set(p.parts)]
     present = {str(f) for f in files}
     return stray + [f"{path.name}: {name} is missing" for name in wanted if name not in present]
 
 
 def check_wheel(path: Path, root: Path) -> list[str]:
-    """Complaints about the wheel: exactly the package, the extension, and the C++ door to it."""
+    """Complaints about the wheel: the package, the extension, the C++ door to it, and OpenMP."""
     with zipfile.ZipFile(path) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     package = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
@@ -55,10 +58,12 @@ def check_wheel(path: Path, root: Path) -> list[str]:
     sources |= {f"bnfast/include/bnfast/{p.name}" for p in (root / "cpp/include/bnfast").iterdir()}
     complaints = [f"{path.name}: {n} is missing" for n in sorted(sources - package)]
     cmake = {n for n in package if re.fullmatch(r"bnfast/lib/cmake/bnfast/\w+(-\w+)?\.cmake", n)}
-    stray = package - sources - extensions - libraries - cmake
+    openmp = {n for n in package if re.fullmatch(r"bnfast\.libs/libgomp-\w+\.so[.\d]*", n)}
+    stray = package - sources - extensions - libraries - cmake - openmp
     complaints += [f"{path.name}: stray file {n}" for n in sorted(stray)]
     expected = {"extension modules": (extensions, 1), "libraries": (libraries, 1)}
     expected["files of the CMake package"] = (cmake, 3)
+    expected["OpenMP runtimes"] = (openmp, 1)
     complaints += [
         f"{path.name}: {len(found)} {kind}, expected {count}"
         for kind, (found, count) in expected.items()
@@ -66,6 +71,8 @@ def check_wheel(path: Path, root: Path) -> list[str]:
     ]
     if not any(name.endswith("LICENSE") for name in names):
         complaints.append(f"{path.name}: LICENSE is missing")
+    if (size := path.stat().st_size) > LARGEST_WHEEL:
+        complaints.append(f"{path.name}: {size} bytes, expected {LARGEST_WHEEL} at most")
     return complaints
 
 
