@@ -52,7 +52,7 @@ class Size:
 
 
 FULL = Size(
-    steps=dict(zip(TASKS, (12, 12, 40), strict=True)),
+    steps=dict(zip(TASKS, (8, 6, 30), strict=True)),
     batch=16,
     pixels=224,
     channels=64,

@@ -13,7 +13,6 @@ from torch.nn import functional
 from bnfast.torch._dropout import dropout
 
 if TYPE_CHECKING:
-
     from torch import Tensor
 
 
