@@ -17,10 +17,15 @@ from embedding.c_face import LIBRARY
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def find(name: str) -> str | None:
+    """The path of a program: of the environment that the tests run in, of the system, or Rust's."""
+    folders = [Path(sys.executable).parent, os.environ["PATH"], Path.home() / ".cargo" / "bin"]
+    return shutil.which(name, path=os.pathsep.join(map(str, folders)))
+
+
 def tool(name: str) -> str:
     """The path of a program; the test is skipped where it is not installed."""
-    folders = [Path(sys.executable).parent, os.environ["PATH"], Path.home() / ".cargo" / "bin"]
-    found = shutil.which(name, path=os.pathsep.join(map(str, folders)))
+    found = find(name)
     if found is None:
         pytest.skip(f"needs {name}")
     return found
@@ -39,8 +44,13 @@ def build(source: Path, folder: Path) -> Path:
         pytest.skip("the library is not installed")
     cmake, built = tool("cmake"), folder / "build"
     tool(os.environ.get("CXX", "c++"))
-    package = f"-Dbnfast_DIR={bnfast.get_cmake_dir()}"
-    run(cmake, "-S", source, "-B", built, package, "-DCMAKE_BUILD_TYPE=Debug", folder=folder)
+    ninja = find("ninja")
+    generator, maker = ("Ninja", ninja) if ninja else ("Unix Makefiles", tool("make"))
+    run(
+        *(cmake, "-S", source, "-B", built, "-G", generator, f"-DCMAKE_MAKE_PROGRAM={maker}"),
+        *("-DCMAKE_BUILD_TYPE=Debug", f"-Dbnfast_DIR={bnfast.get_cmake_dir()}"),
+        folder=folder,
+    )
     run(cmake, "--build", built, folder=folder)
     return built
 

@@ -38,6 +38,7 @@ def test_the_c_tests(tmp_path):
 
 @needs_library
 def test_a_rust_program(tmp_path):
+    tool("cc")  # which rustc links by
     program = tmp_path / "rust_program"
     linked = ["-C", f"link-arg={LIBRARY}", "-C", f"link-arg=-Wl,-rpath,{LIBRARY.parent}"]
     run(tool("rustc"), "--edition=2021", RUST, "-o", program, *linked, folder=tmp_path)
