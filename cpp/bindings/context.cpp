@@ -13,11 +13,14 @@
 namespace bnfast::bindings {
 
 BackwardViews::BackwardViews(const char* operation, const NormContext& context, const py::handle& dy_array,
-                             const py::handle& dh_array) {
-    if (context.x.is_none())
+                             const py::handle& dh_array, const py::handle& given_x, const py::handle& given_residual)
+    : x_array(given_x.is_none() ? context.x : py::reinterpret_borrow<py::object>(given_x)) {
+    if (x_array.is_none()) {
         throw ValueError(std::string(operation) + ": ctx has no arrays, expected set_arrays first");
-    inputs.x = x.bind(operation, "x", context.x);
-    inputs.residual = residual.bind_optional(operation, "residual", context.residual);
+    }
+    inputs.x = x.bind(operation, "x", x_array);
+    inputs.residual = residual.bind_optional(operation, "residual",
+                                             given_residual.is_none() ? py::handle(context.residual) : given_residual);
     inputs.where = where.bind_where(operation, context.where);
     inputs.dy = dy.bind(operation, "dy", dy_array);
     inputs.dh = dh.bind_optional(operation, "dh", dh_array);
@@ -26,13 +29,13 @@ BackwardViews::BackwardViews(const char* operation, const NormContext& context, 
 BackwardResults::BackwardResults(const char* operation, const NormContext& context, const BackwardViews& views,
                                  const py::handle& out)
     : library_(views.dy.library()),
-      dx_(operation, out, views.dy, context.x, views.inputs.x),
+      dx_(operation, out, views.dy, views.x_array, views.inputs.x),
       values_(new double[2 * static_cast<std::size_t>(context.state().parameters)]) {
     gradients_.dx = dx_.view();
     const NormState& state = context.state();
     // Before the norm, and without dropout, dx is the gradient of both.
     if (state.has_residual && (state.scope != Scope::kLastAxes || state.options.dropout != 0)) {
-        dresidual_.emplace(operation, py::none(), views.dy, context.x, views.inputs.x, gradients_.dx.data);
+        dresidual_.emplace(operation, py::none(), views.dy, views.x_array, views.inputs.x, gradients_.dx.data);
         gradients_.dresidual = dresidual_->view();
     }
     gradients_.dgamma = values_.get();

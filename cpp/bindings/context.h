@@ -33,11 +33,13 @@ struct SampleNormContext : NormContext {
     using NormContext::NormContext;
 };
 
-// The tensors of a backward call, with memory for their shapes.
+// The tensors of a backward call, with memory for their shapes. `x` and `residual` take the place of the context's
+// arrays where they are given.
 struct BackwardViews {
     BackwardViews(const char* operation, const NormContext& context, const py::handle& dy,
-                  const py::handle& dh = Py_None);
+                  const py::handle& dh = Py_None, const py::handle& x = Py_None, const py::handle& residual = Py_None);
     ArrayView x, residual, where, dy, dh;
+    py::object x_array;
     NormBackwardInputs inputs;
 };
 

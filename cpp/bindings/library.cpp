@@ -80,17 +80,27 @@ Library* new_library(const char* operation, const char* name, const py::handle& 
     return library.release();
 }
 
+// A name that Python code uses, made once: a string for each use takes as long as what is done with it.
+PyObject* interned(PyObject*& slot, const char* name) {
+    if (slot == nullptr) slot = PyUnicode_InternFromString(name);
+    return slot;
+}
+bool is_true(PyObject* result) {
+    if (result == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(result).ptr() == Py_True;
+}
+
 // PyTorch: results would not know their gradients. And a negation that is still to be done is a flag that DLPack does
 // not have: such a tensor cannot be read in place.
 void check_torch(const char* operation, const char* name, const py::handle& tensor) {
-    static PyObject* grad_enabled = nullptr;
-    if (tensor.attr("requires_grad").ptr() == Py_True &&
+    static PyObject *requires_grad = nullptr, *is_neg = nullptr, *grad_enabled = nullptr;
+    if (is_true(PyObject_GetAttr(tensor.ptr(), interned(requires_grad, "requires_grad"))) &&
         call_python(imported_once(grad_enabled, "torch", "is_grad_enabled")).ptr() == Py_True) {
         throw ValueError(std::string(operation) + ": " + name +
                          " requires grad, expected bnfast.torch for results that know their gradients, or " + name +
                          ".detach()");
     }
-    if (tensor.attr("is_neg")().ptr() == Py_True) {
+    if (is_true(PyObject_CallMethodNoArgs(tensor.ptr(), interned(is_neg, "is_neg")))) {
         refuse(operation, name, "is a view that negates on reading, expected its resolve_neg()");
     }
 }

@@ -36,19 +36,21 @@ struct FrozenCall : GivenStatisticsCall {
 
 struct BackwardSumsCall {
     static constexpr const char* kName = "batch_norm_backward_sums";
-    py::handle dy;
+    py::handle dy, x = Py_None, residual = Py_None;
     BatchNormContext* ctx = nullptr;
     static constexpr auto kFields =
-        std::make_tuple(required("dy", &BackwardSumsCall::dy), required("ctx", &BackwardSumsCall::ctx));
+        std::make_tuple(required("dy", &BackwardSumsCall::dy), required("ctx", &BackwardSumsCall::ctx),
+                        optional("x", &BackwardSumsCall::x), optional("residual", &BackwardSumsCall::residual));
 };
 
 struct BackwardCall {
     static constexpr const char* kName = "batch_norm_backward";
-    py::handle dy, sums = Py_None, out = Py_None;
+    py::handle dy, sums = Py_None, out = Py_None, x = Py_None, residual = Py_None;
     BatchNormContext* ctx = nullptr;
     static constexpr auto kFields =
         std::make_tuple(required("dy", &BackwardCall::dy), required("ctx", &BackwardCall::ctx),
-                        optional("sums", &BackwardCall::sums), optional("out", &BackwardCall::out));
+                        optional("sums", &BackwardCall::sums), optional("out", &BackwardCall::out),
+                        optional("x", &BackwardCall::x), optional("residual", &BackwardCall::residual));
 };
 
 // A context for a forward call on x. Its state is as large as x and the axis ask for.
@@ -114,7 +116,7 @@ py::tuple frozen_entry(const FrozenCall& call) {
 }
 
 py::object backward_sums_entry(const BackwardSumsCall& call) {
-    const BackwardViews views(call.kName, *call.ctx, call.dy);
+    const BackwardViews views(call.kName, *call.ctx, call.dy, py::none(), call.x, call.residual);
     GradientSums sums;
     {
         const ReleasedGil released(elements_of(views.inputs.x));
@@ -125,7 +127,7 @@ py::object backward_sums_entry(const BackwardSumsCall& call) {
 
 py::object backward_entry(const BackwardCall& call) {
     const BatchNormContext& context = *call.ctx;
-    const BackwardViews views(call.kName, context, call.dy);
+    const BackwardViews views(call.kName, context, call.dy, py::none(), call.x, call.residual);
     std::optional<GradientSums> total;
     if (!call.sums.is_none()) total = gradient_sums_of(call.kName, "sums", call.sums);
     BackwardResults results(call.kName, context, views, call.out);

@@ -1,6 +1,7 @@
 // Moments and GradientSums: between Python and C++, and how they are measured and merged.
 #include "bnfast/batch_norm.h"
 #include "bnfast/layout.h"
+#include "context.h"
 #include "fast_call.h"
 #include "gil.h"
 #include "moments.h"
@@ -61,6 +62,48 @@ py::object moments_entry(const MomentsCall& call) {
     return moments_object(result);
 }
 
+struct UpdateRunningCall {
+    static constexpr const char* kName = "update_running";
+    BatchNormContext* ctx = nullptr;
+    py::handle mean = Py_None, var = Py_None;
+    double momentum = 0.1;
+    static constexpr auto kFields =
+        std::make_tuple(required("ctx", &UpdateRunningCall::ctx), required("mean", &UpdateRunningCall::mean),
+                        required("var", &UpdateRunningCall::var), required("momentum", &UpdateRunningCall::momentum));
+};
+
+// running = (1 - momentum) * running + momentum * batch, in the caller's array; None is no array.
+template <class Batch>
+void update(const py::handle& array, const char* name, const UpdateRunningCall& call, const Batch& batch) {
+    if (array.is_none()) return;
+    ArrayView view;
+    const TensorView& running = view.bind_output(call.kName, name, array);
+    const std::int64_t channels = call.ctx->state().statistics;
+    if (running.ndim != 1 || running.shape[0] != channels) {
+        throw ValueError(std::string(call.kName) + ": " + name + " has another shape, expected (" +
+                         std::to_string(channels) + ",)");
+    }
+    const auto move = [&](auto* values) {
+        const std::int64_t step = running.strides[0] / static_cast<std::int64_t>(sizeof *values);
+        for (std::int64_t i = 0; i < channels; ++i) {
+            const double old = static_cast<double>(values[i * step]);
+            values[i * step] = static_cast<std::decay_t<decltype(*values)>>(old + call.momentum * (batch(i) - old));
+        }
+    };
+    if (running.dtype == DType::kFloat64) return move(static_cast<double*>(running.data));
+    if (running.dtype == DType::kFloat32) return move(static_cast<float*>(running.data));
+    throw TypeError(std::string(call.kName) + ": " + name + " has 16 bits, expected float32 or float64");
+}
+
+// For adapters that keep running statistics in arrays of their library: towards the batch's mean and unbiased variance.
+py::object update_running_entry(const UpdateRunningCall& call) {
+    const NormState& state = call.ctx->state();
+    update(call.mean, "mean", call, [&](std::int64_t i) { return state.mean()[i] + state.mean_low()[i]; });
+    update(call.var, "var", call,
+           [&](std::int64_t i) { return state.m2()[i] / static_cast<double>(state.count()[i] - 1); });
+    return py::none();
+}
+
 struct MergeCall {
     py::handle one, other;
     static constexpr auto kFields =
@@ -105,6 +148,7 @@ py::object gradient_sums_object(const GradientSums& sums) { return make_gradient
 
 void register_moments(py::module_& m) {
     def_fast<&moments_entry>(m);
+    def_fast<&update_running_entry>(m);
     def_fast<&merge_moments_entry>(m);
     def_fast<&merge_gradient_sums_entry>(m);
 }

@@ -57,11 +57,12 @@ struct RmsNormCall : LastAxesCall {
 
 struct BackwardCall {
     static constexpr const char* kName = "norm_backward";
-    py::handle dy, dh = Py_None, out = Py_None;
+    py::handle dy, dh = Py_None, out = Py_None, x = Py_None, residual = Py_None;
     SampleNormContext* ctx = nullptr;
     static constexpr auto kFields =
         std::make_tuple(required("dy", &BackwardCall::dy), required("ctx", &BackwardCall::ctx),
-                        optional("dh", &BackwardCall::dh), optional("out", &BackwardCall::out));
+                        optional("dh", &BackwardCall::dh), optional("out", &BackwardCall::out),
+                        optional("x", &BackwardCall::x), optional("residual", &BackwardCall::residual));
 };
 
 // A call with a group or each channel by itself: `norm` computes it, with a state of so many numbers.
@@ -136,7 +137,7 @@ py::tuple rms_norm_entry(const RmsNormCall& call) { return over_last_axes(call, 
 
 py::object backward_entry(const BackwardCall& call) {
     const SampleNormContext& context = *call.ctx;
-    const BackwardViews views(call.kName, context, call.dy, call.dh);
+    const BackwardViews views(call.kName, context, call.dy, call.dh, call.x, call.residual);
     BackwardResults results(call.kName, context, views, call.out);
     {
         const ReleasedGil released(elements_of(views.inputs.x));

@@ -54,6 +54,9 @@ def as_library(array: Array, like: Any) -> Any: ...
 # Activations, placements of eps and modes of dropout are passed as numbers: see ACTIVATIONS and
 # EPS_PLACEMENTS in _choices.py, MODES in _dropout.py.
 def moments(x: Array, *, axis: int = ..., where: NDArray[np.bool_] | None = ...) -> Moments: ...
+def update_running(
+    ctx: BatchNormContext, mean: Array | None, var: Array | None, momentum: float
+) -> None: ...
 def merge_moments(one: _Moments, other: Moments) -> _Moments: ...
 def merge_gradient_sums(one: _GradientSums, other: GradientSums) -> _GradientSums: ...
 def batch_norm(
@@ -106,13 +109,18 @@ def batch_norm_frozen(
     eps_placement: int = ...,
     out: Array | None = ...,
 ) -> tuple[Array, BatchNormContext]: ...
-def batch_norm_backward_sums(dy: Array, ctx: BatchNormContext) -> GradientSums: ...
+# In backward, x and residual take the place of the context's own.
+def batch_norm_backward_sums(
+    dy: Array, ctx: BatchNormContext, x: Array | None = ..., residual: Array | None = ...
+) -> GradientSums: ...
 def batch_norm_backward(
     dy: Array,
     ctx: BatchNormContext,
     *,
     sums: GradientSums | None = ...,
     out: Array | None = ...,
+    x: Array | None = ...,
+    residual: Array | None = ...,
 ) -> BatchNormGrads: ...
 def instance_norm(
     x: Array,
@@ -175,7 +183,13 @@ def rms_norm(
     out: Array | None = ...,
 ) -> tuple[Array, NormContext]: ...
 def norm_backward(
-    dy: Array, *, ctx: NormContext, dh: Array | None = ..., out: Array | None = ...
+    dy: Array,
+    *,
+    ctx: NormContext,
+    dh: Array | None = ...,
+    out: Array | None = ...,
+    x: Array | None = ...,
+    residual: Array | None = ...,
 ) -> NormGrads: ...
 def dropout(
     x: Array,
