@@ -6,7 +6,6 @@
 #include <string>
 #include <type_traits>
 
-#include "bnfast/runtime.h"
 #include "c/arguments.h"
 #include "c/moments.h"
 #include "c/status.h"
@@ -14,17 +13,14 @@
 namespace bnfast::c {
 namespace {
 
-// The version comes first: another one's states may be laid out in another way.
+// Another version's states may be laid out in another way.
+constexpr char kFormat[24] = "bnfast " BNFAST_VERSION;
+
 struct Header {
-    char version[24];
+    char format[sizeof kFormat];
     NormState state;
 };
 static_assert(std::is_trivially_copyable_v<NormState> && sizeof(Header) % alignof(double) == 0);
-
-void write_version(char (&text)[sizeof Header::version]) {
-    std::memset(text, 0, sizeof text);
-    std::strncpy(text, (std::string("bnfast ") + version()).c_str(), sizeof text - 1);
-}
 
 void check_memory(const char* operation, const void* memory, std::size_t bytes) {
     check_pointer(operation, "state", memory);
@@ -57,7 +53,7 @@ NewState::NewState(const char* operation, void* memory, std::size_t bytes) : mem
 void NewState::finish() {
     state_.values = nullptr;
     Header header;
-    write_version(header.version);
+    std::memcpy(header.format, kFormat, sizeof kFormat);
     header.state = state_;
     std::memcpy(memory_, &header, sizeof header);
 }
@@ -66,10 +62,8 @@ NormState filled_state(const char* operation, const void* memory, std::size_t by
     check_memory(operation, memory, bytes);
     Header header;
     std::memcpy(&header, memory, sizeof header);
-    char expected[sizeof header.version];
-    write_version(expected);
-    if (std::memcmp(header.version, expected, sizeof expected) != 0) {
-        fail(operation, std::string("state holds none of ") + expected + ", expected one that a forward call filled");
+    if (std::memcmp(header.format, kFormat, sizeof kFormat) != 0) {
+        fail(operation, std::string("state holds none of ") + kFormat + ", expected one that a forward call filled");
     }
     point_to_numbers(header.state, const_cast<void*>(memory), bytes);  // which are only read
     return header.state;
