@@ -118,12 +118,19 @@ def test_multihead_attention_is_torchs_but_for_dropout(options, need_weights, un
     assert rate(undropped) == 0.25
 
 
-def test_multihead_attention_drops_in_training_only():
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_multihead_attention_draws_a_mask_of_ours_in_training_only(need_weights, monkeypatch):
+    draws = mock.Mock(wraps=door._dropout.draw_seed)
+    monkeypatch.setattr(door._dropout, "draw_seed", draws)
     layer = door.convert(nn.MultiheadAttention(E, 2, dropout=0.5))
     x = torch.randn(L, B, E)
-    assert not torch.equal(layer(x, x, x)[0], layer(x, x, x)[0])
+    first, second = (layer(x, x, x, need_weights=need_weights)[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert draws.call_count == 2
     layer.eval()
-    assert torch.equal(layer(x, x, x)[0], layer(x, x, x)[0])
+    first, second = (layer(x, x, x, need_weights=need_weights)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert draws.call_count == 2
 
 
 def test_it_compiles():
