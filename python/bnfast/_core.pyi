@@ -109,6 +109,7 @@ def batch_norm_frozen(
     eps_placement: int = ...,
     out: Array | None = ...,
 ) -> tuple[Array, BatchNormContext]: ...
+
 # In backward, x and residual take the place of the context's own.
 def batch_norm_backward_sums(
     dy: Array, ctx: BatchNormContext, x: Array | None = ..., residual: Array | None = ...

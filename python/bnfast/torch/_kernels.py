@@ -7,11 +7,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import bnfast as _bnfast
+from bnfast import _core as _typed
+from bnfast._choices import ACTIVATIONS
+from bnfast._core import BatchNormContext
+from bnfast._dropout import dropout as _dropout
 
 Context = Any  # BatchNormContext or NormContext
-# Its functions are typed for NumPy's arrays, and take tensors as well.
-bnfast: Any = _bnfast
+# Its functions are typed for NumPy's arrays, and take tensors as well. They are called without the
+# package's own, which would check once more what is checked here, in calls of a few microseconds.
+_core: Any = _typed
+dropout: Any = _dropout
 _NARROW = {torch.float16, torch.bfloat16}
 
 
@@ -69,34 +74,39 @@ def forward(
     if x.dtype in _NARROW:
         weight, bias, mean, var = _wide(weight), _wide(bias), _wide(mean), _wide(var)
     options: dict[str, Any] = {
+        "gamma": weight,
         "eps": norm.eps,
         "residual": residual,
-        "activation": norm.activation,
+        "activation": ACTIVATIONS[norm.activation],
         "activation_slope": norm.slope,
     }
     kind = norm.kind
     y: Tensor
     context: Context
     h = None
+    if kind != "rms":
+        options["beta"] = bias
     if kind == "frozen":
-        y, context = bnfast.batch_norm_frozen(x, mean, var, weight, bias, **options)
+        y, context = _core.batch_norm_frozen(x, mean=mean, var=var, **options)
         return y, h, context
     if norm.dropout:
         options |= {"dropout": norm.dropout, "seed": seed}
     if kind == "batch":
-        y, context = bnfast.batch_norm(x, weight, bias, **options)
+        y, context = _core.batch_norm(x, **options)
     elif kind == "instance":
-        y, context = bnfast.instance_norm(x, weight, bias, **options)
+        y, context = _core.instance_norm(x, **options)
     elif kind == "group":
-        y, context = bnfast.group_norm(x, norm.extent, weight, bias, **options)
+        y, context = _core.group_norm(x, num_groups=norm.extent, **options)
     else:
-        axes = tuple(range(-norm.extent, 0))
-        if kind == "layer":
-            y, context = bnfast.layer_norm(x, weight, bias, axis=axes, **options)
-        else:
-            y, context = bnfast.rms_norm(x, weight, axis=axes, **options)
+        compute = _core.layer_norm if kind == "layer" else _core.rms_norm
+        y, context = compute(x, axis=tuple(range(-norm.extent, 0)), **options)
         h = context.h if residual is not None or norm.dropout else None
-    if mean is not None or var is not None:
+    mean, var, momentum = running
+    if mean is None and var is None:
+        return y, h, context
+    if kind == "batch" and all(t is None or t.dtype not in _NARROW for t in (mean, var)):
+        _core.update_running(context, mean, var, momentum)
+    else:
         update(running, context.mean, context.var, x)
     return y, h, context
 
@@ -106,14 +116,12 @@ def gradients(
 ) -> tuple[Tensor | None, ...]:
     """Return dx, dweight, dbias, dresidual from what forward left."""
     dy = torch.zeros_like(x) if dy is None else dy.resolve_neg()
-    context.set_arrays(x, residual)
     grads: tuple[Tensor | None, ...]
-    if isinstance(context, bnfast.BatchNormContext):
-        grads = bnfast.batch_norm_backward(dy, context)
+    if isinstance(context, BatchNormContext):
+        grads = _core.batch_norm_backward(dy, ctx=context, x=x, residual=residual)
     else:
         dh = None if dh is None else dh.resolve_neg()
-        grads = bnfast.norm_backward(dy, context, dh=dh)
-    context.set_arrays(None)
+        grads = _core.norm_backward(dy, ctx=context, dh=dh, x=x, residual=residual)
     return grads
 
 
@@ -141,7 +149,7 @@ def _wide(values: Tensor | None) -> Any:
 def drop(x: Tensor, rate: float, seed: int, channels: bool, inplace: bool = False) -> Tensor:
     """Return x with the mask of a seed applied, written over x if `inplace`."""
     axes, out = shared_axes(x, channels), x if inplace else None
-    y: Tensor = bnfast.dropout(x, rate, seed=seed, broadcast_axes=axes, out=out)[0]
+    y: Tensor = dropout(x, rate, seed=seed, broadcast_axes=axes, out=out)[0]
     return y
 
 

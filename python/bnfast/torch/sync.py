@@ -11,12 +11,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm as TorchBatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
+import bnfast as _bnfast
 from bnfast import GradientSums, Moments
+from bnfast.torch._kernels import _core
 from bnfast.torch._kernels import _wide as wide
-from bnfast.torch._kernels import bnfast
 from bnfast.torch._route import draw_seed
 from bnfast.torch.modules import _BatchNorm
 
+bnfast: Any = _bnfast  # typed for NumPy's arrays, and takes tensors as well
 _Statistics = TypeVar("_Statistics", Moments, GradientSums)
 
 
@@ -58,11 +60,9 @@ class _Synchronised(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        context = ctx.context
-        context.set_arrays(*ctx.saved_tensors)
-        sums = of_all_ranks(bnfast.batch_norm_backward_sums(dy, context), ctx.group)
-        grads = bnfast.batch_norm_backward(dy, context, sums=sums)
-        context.set_arrays(None)
+        given = dict(zip(("x", "residual"), ctx.saved_tensors, strict=True), ctx=ctx.context)
+        sums = of_all_ranks(_core.batch_norm_backward_sums(dy, **given), ctx.group)
+        grads = _core.batch_norm_backward(dy, sums=sums, **given)
         return *grads, None, None
 
 
