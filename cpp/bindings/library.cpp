@@ -267,8 +267,9 @@ class Offer {
 py::object as_library(const py::object& array, const py::object& like) {
     const Library* const library = library_of("as_library", "like", like);
     if (library == nullptr) return array;
+    const py::array dense = py::array::ensure(array, py::array::c_style);  // may be a copy, which the view does not own
     ArrayView view;
-    view.bind("as_library", "array", py::array::ensure(array, py::array::c_style));
+    view.bind("as_library", "array", dense);
     UnfinishedArray copy(view.get(), nullptr);
     std::memcpy(copy.data(), view.get().data,
                 static_cast<std::size_t>(elements_of(view.get()) * item_size(view.get().dtype)));

@@ -111,6 +111,14 @@ def test_inference_moments_and_sums(library):
             assert_same(library, one, other)
 
 
+def test_transposed_weights_are_folded(library):
+    weight = np.random.default_rng(1).standard_normal((200, 300), dtype=np.float32).T
+    folded, _ = bnfast.fold_batch_norm(
+        library.array(weight), None, np.zeros(300), np.ones(300), eps=0.0
+    )
+    assert np.array_equal(library.numpy(folded), weight)
+
+
 @pytest.mark.parametrize("mixed", ["gamma", "residual", "dy"])
 def test_arguments_of_different_libraries_mix(library, mixed):
     dtype = np.dtype(np.float32)
