@@ -267,7 +267,11 @@ OutputArray::OutputArray(const char* operation, const py::handle& out, const Arr
     view_.set(unfinished_.data(), view.dtype, view.ndim, view.shape, strides);
 }
 
-py::object OutputArray::take() { return library_ == nullptr ? std::move(array_) : unfinished_.finish(*library_); }
+py::object OutputArray::take() {
+    if (library_ != nullptr) return unfinished_.finish(*library_);
+    if (view_.library() != nullptr) report_write(*view_.library(), array_);
+    return std::move(array_);
+}
 
 py::object number_array(const Library* library, const double* values, bool is_double, const std::int64_t* shape,
                         int ndim) {

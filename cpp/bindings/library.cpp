@@ -163,6 +163,12 @@ const Library* library_of(const char* operation, const char* name, const py::han
     return last;
 }
 
+void report_write(const Library& library, const py::handle& array) {
+    static PyObject* increment_version = nullptr;
+    if (!library.has_gradients) return;
+    call_python(imported_once(increment_version, "torch.autograd.graph", "increment_version"), array);
+}
+
 void Lent::release() noexcept {
     if (versioned_ != nullptr && versioned_->deleter != nullptr) versioned_->deleter(versioned_);
     if (legacy_ != nullptr && legacy_->deleter != nullptr) legacy_->deleter(legacy_);

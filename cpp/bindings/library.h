@@ -24,6 +24,9 @@ struct Library {
 // from_dlpack.
 const Library* library_of(const char* operation, const char* name, const py::handle& object);
 
+// Tells PyTorch that a tensor was written, so that a gradient which needs what it held before is refused.
+void report_write(const Library& library, const py::handle& array);
+
 // An array's own account of itself, and what keeps its memory alive.
 class Lent {
   public:

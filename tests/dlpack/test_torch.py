@@ -51,6 +51,19 @@ def test_gradients_are_not_lost_unawares():
         bnfast.batch_norm(x.detach(), gamma)
 
 
+def test_gradients_that_need_what_out_held_are_refused():
+    for call in (
+        lambda x: bnfast.dropout(x, 0.5, seed=1, out=x),
+        lambda x: bnfast.batch_norm(x, out=x),
+        lambda x: bnfast.batch_norm_backward(x, bnfast.batch_norm(torch.randn(8, 3))[1], out=x),
+    ):
+        weight, x = torch.ones(3, requires_grad=True), torch.randn(8, 3)
+        loss = (weight * x).sum()  # its gradient is x
+        call(x)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
