@@ -14,14 +14,15 @@ namespace bnfast::bindings {
 
 BackwardViews::BackwardViews(const char* operation, const NormContext& context, const py::handle& dy_array,
                              const py::handle& dh_array, const py::handle& given_x, const py::handle& given_residual)
-    : x_array(given_x.is_none() ? context.x : py::reinterpret_borrow<py::object>(given_x)) {
+    : x_array(given_x.is_none() ? context.x : py::reinterpret_borrow<py::object>(given_x)),
+      residual_array(given_residual.is_none() ? context.residual : py::reinterpret_borrow<py::object>(given_residual)),
+      where_array(context.where) {
     if (x_array.is_none()) {
         throw ValueError(std::string(operation) + ": ctx has no arrays, expected set_arrays first");
     }
     inputs.x = x.bind(operation, "x", x_array);
-    inputs.residual = residual.bind_optional(operation, "residual",
-                                             given_residual.is_none() ? py::handle(context.residual) : given_residual);
-    inputs.where = where.bind_where(operation, context.where);
+    inputs.residual = residual.bind_optional(operation, "residual", residual_array);
+    inputs.where = where.bind_where(operation, where_array);
     inputs.dy = dy.bind(operation, "dy", dy_array);
     inputs.dh = dh.bind_optional(operation, "dh", dh_array);
 }

@@ -39,7 +39,7 @@ struct BackwardViews {
     BackwardViews(const char* operation, const NormContext& context, const py::handle& dy,
                   const py::handle& dh = Py_None, const py::handle& x = Py_None, const py::handle& residual = Py_None);
     ArrayView x, residual, where, dy, dh;
-    py::object x_array;
+    py::object x_array, residual_array, where_array;  // held here: another thread may take them out of the context
     NormBackwardInputs inputs;
 };
 

@@ -64,6 +64,22 @@ def test_gradients_that_need_what_out_held_are_refused():
             loss.backward()
 
 
+def test_arrays_may_be_taken_out_of_a_context_meanwhile():
+    """Another thread can, wherever PyTorch is asked something: backward must not lose them."""
+    x = torch.randn(64, 64)
+    _, ctx = bnfast.batch_norm(x)
+    want = bnfast.batch_norm_backward(x, ctx).dx
+
+    class Taking(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            ctx.set_arrays(None)
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    ctx.set_arrays(x.clone().as_subclass(Taking))
+    assert torch.equal(bnfast.batch_norm_backward(x, ctx).dx, want)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
