@@ -266,9 +266,10 @@ class _Work:
             raise ValueError(f"its input is computed by {'Add' if add else node.op_type}")
         scope.constant(node.input[1])  # its weight, or there is nothing to fold into
         if node.op_type == "MatMul":
-            if self._ranks.get(node.input[0]) != 2:
-                got = f"{node.input[0]!r}, which MatMul reads"
-                raise ValueError(f"{got}, is not known to have 2 axes")
+            ranks = self._ranks.get(node.input[0]), len(scope.constant(node.input[1]).dims)
+            for name, rank in zip(node.input, ranks, strict=True):
+                if rank != 2:
+                    raise ValueError(f"{name!r}, which MatMul reads, is not known to have 2 axes")
             if add and [*scope.constant(bias).dims[:-1]] not in ([], [1]):
                 raise ValueError(f"{bias!r}, which Add reads, is more than one row")
         elif len(node.input) > 2:

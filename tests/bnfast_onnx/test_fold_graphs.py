@@ -292,6 +292,7 @@ def test_weights_in_a_file_that_was_not_loaded(tmp_path):
     ("linear", "shapes", "reason"),
     [
         ("z = MatMul(x, w)", "(float[2, 5, 7] x) => (float[2, 5, 5] y)", "to have 2 axes"),
+        ("z = MatMul(x, stack)", "(float[5, 7] x) => (float[2, 5, 5] y)", "'stack', which MatMul"),
         ("z = MatMul(w, x)", "(float[5, 7] x) => (float[7, 7] y)", "'x' is not constant"),
         ("s = MatMul(x, w) z = Add(s, rows)", "(float[3, 7] x) => (float[3, 5] y)", "one row"),
         ("s = MatMul(x, w) z = Add(s, cube)", "(float[3, 7] x) => (float[2, 3, 5] y)", "one row"),
@@ -301,7 +302,7 @@ def test_matmul_that_is_no_gemm(linear, shapes, reason):
     channels = 7 if "w, x" in linear else 3 if "cube" in linear else 5
     model = build(
         f"g {shapes} {{ {linear} y = {NORM}(z, {SIDE}) }}",
-        w=weights(7, 5),
+        **({"stack": weights(2, 7, 5)} if "stack" in linear else {"w": weights(7, 5)}),
         **({"rows": weights(3, 5)} if "rows" in linear else {}),
         **({"cube": weights(2, 1, 5)} if "cube" in linear else {}),
         **norm(channels),
