@@ -51,12 +51,15 @@ def test_seeds(seed, number):
         same(jax.jit(lambda x, seed: bnfast.jax.dropout(x, 0.5, seed))(x, seed), expected)
 
 
-@pytest.mark.parametrize("seed", [np.uint64(LARGE), np.int64(LARGE - 2**64)], ids=repr)
+@pytest.mark.parametrize(
+    "seed", [np.uint64(LARGE), np.int64(LARGE - 2**64), np.array(LARGE)], ids=repr
+)
 def test_seeds_of_64_bits(seed):
     x = draw((1000,))
     with x64():
         made = jax.jit(lambda x, seed: bnfast.jax.dropout(x, 0.5, seed))(x, seed)
     same(made, bnfast.dropout(x, 0.5, seed=LARGE)[0])
+    same(bnfast.jax.dropout(x, 0.5, seed), made)  # although JAX has no integers of 64 bits now
 
 
 def test_a_key_of_another_kind_is_refused():

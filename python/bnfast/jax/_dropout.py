@@ -34,6 +34,8 @@ _dropout.defvjp(_forward, _backward)
 
 def _words(seed: int | jax.Array) -> jax.Array:
     """Return the seed as two words of 32 bits, the higher one first, as JAX's keys have them."""
+    if isinstance(seed, (np.integer, np.ndarray)) and seed.shape == () and seed.dtype.kind in "iu":
+        seed = int(seed) % 2 ** (8 * seed.itemsize)  # JAX would cut 64 bits to 32
     if not hasattr(seed, "dtype"):
         number = whole_number("dropout", "seed", seed, low=0, high=2**64 - 1)
         return jnp.array([number >> 32, number % 2**32], jnp.uint32)

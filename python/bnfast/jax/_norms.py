@@ -207,7 +207,7 @@ def batch_norm(
     Notes
     -----
     Works under ``jit``, ``grad`` and ``vmap``, where each example is a batch norm by itself. Only
-    the CPU computes it, and there is no forward-mode or second derivative: docs/jax.md.
+    the CPU computes it, and there is no forward-mode derivative: docs/jax.md.
 
     References
     ----------
