@@ -90,9 +90,12 @@ void update(const py::handle& array, const char* name, const UpdateRunningCall& 
             values[i * step] = static_cast<std::decay_t<decltype(*values)>>(old + call.momentum * (batch(i) - old));
         }
     };
-    if (running.dtype == DType::kFloat64) return move(static_cast<double*>(running.data));
-    if (running.dtype == DType::kFloat32) return move(static_cast<float*>(running.data));
-    throw TypeError(std::string(call.kName) + ": " + name + " has 16 bits, expected float32 or float64");
+    switch (running.dtype) {
+        case DType::kFloat64: move(static_cast<double*>(running.data)); break;
+        case DType::kFloat32: move(static_cast<float*>(running.data)); break;
+        default: throw TypeError(std::string(call.kName) + ": " + name + " has 16 bits, expected float32 or float64");
+    }
+    if (view.library() != nullptr) report_write(*view.library(), array);
 }
 
 // For adapters that keep running statistics in arrays of their library: towards the batch's mean and unbiased variance.

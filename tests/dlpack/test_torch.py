@@ -64,6 +64,15 @@ def test_gradients_that_need_what_out_held_are_refused():
             loss.backward()
 
 
+def test_running_statistics_are_written_as_pytorch_does():
+    x, mean, var = torch.randn(8, 3), torch.zeros(3), torch.ones(3)
+    bnfast._core.update_running(bnfast.batch_norm(x)[1], mean=mean, var=var, momentum=0.1)
+    expected = torch.zeros(3), torch.ones(3)
+    torch.nn.functional.batch_norm(x, *expected, training=True, momentum=0.1)
+    torch.testing.assert_close((mean, var), expected)
+    assert mean._version == var._version == 1  # PyTorch knows that they are others now
+
+
 def test_arrays_may_be_taken_out_of_a_context_meanwhile():
     """Another thread can, wherever PyTorch is asked something: backward must not lose them."""
     x = torch.randn(64, 64)
