@@ -44,7 +44,7 @@ def check_sdist(path: Path, root: Path) -> list[str]:
 
 
 def check_wheel(path: Path, root: Path) -> list[str]:
-    """Complaints about the wheel: the package, the extension, the C++ door to it, and OpenMP."""
+    """Complaints about the wheel: the package, the extension, the doors of C++ and JAX, and OpenMP."""
     with zipfile.ZipFile(path) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     package = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
@@ -59,11 +59,13 @@ def check_wheel(path: Path, root: Path) -> list[str]:
     complaints = [f"{path.name}: {n} is missing" for n in sorted(sources - package)]
     cmake = {n for n in package if re.fullmatch(r"bnfast/lib/cmake/bnfast/\w+(-\w+)?\.cmake", n)}
     openmp = {n for n in package if re.fullmatch(r"bnfast\.libs/libgomp-\w+\.so[.\d]*", n)}
-    stray = package - sources - extensions - libraries - cmake - openmp
+    custom_calls = package & {"bnfast/libbnfast_jax.so"}
+    stray = package - sources - extensions - libraries - cmake - openmp - custom_calls
     complaints += [f"{path.name}: stray file {n}" for n in sorted(stray)]
     expected = {"extension modules": (extensions, 1), "libraries": (libraries, 1)}
     expected["files of the CMake package"] = (cmake, 3)
     expected["OpenMP runtimes"] = (openmp, 1)
+    expected["libraries of JAX's custom calls"] = (custom_calls, 1)
     complaints += [
         f"{path.name}: {len(found)} {kind}, expected {count}"
         for kind, (found, count) in expected.items()
