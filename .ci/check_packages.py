@@ -44,7 +44,7 @@ def check_sdist(path: Path, root: Path) -> list[str]:
 
 
 def check_wheel(path: Path, root: Path) -> list[str]:
-    """Complaints about the wheel: the package, the extension, the doors of C++ and JAX, and OpenMP."""
+    """Complaints about the wheel: the package, the extension, doors to C++ and JAX, and OpenMP."""
     with zipfile.ZipFile(path) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     package = {name for name in names if not name.split("/")[0].endswith(".dist-info")}

@@ -1,4 +1,4 @@
-"""What all tests share: the marker `core`, hypothesis without deadlines, runs on each target."""
+"""What all tests share: markers, hypothesis without deadlines, runs on each target."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ settings.load_profile("bnfast")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "core: of compiled code; .ci/run runs it on every SIMD target and sanitized"
+    )
+    config.addinivalue_line(
+        "markers", "large: not sanitized: random schedules of small arrays reach the same code"
     )
 
 

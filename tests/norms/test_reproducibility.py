@@ -86,6 +86,7 @@ def check_random_schedules(case: NormCase, seeds: range) -> None:
             assert_equal_bits(bits_of_every_result(case), want)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("shape", LARGE_ROWS)
 @pytest.mark.parametrize("name", BEFORE)
 def test_threads_and_targets_on_many_rows_and_on_long_ones(name, shape):
@@ -94,6 +95,7 @@ def test_threads_and_targets_on_many_rows_and_on_long_ones(name, shape):
         check_threads_and_targets(case, (2, 3, 4) if k == 0 else (4,))
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(("shape", "axis", "groups"), LARGE_GROUPS)
 def test_threads_and_targets_on_few_groups_and_on_many(shape, axis, groups):
     for k, dtype in enumerate(DTYPES):
