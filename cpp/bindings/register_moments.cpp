@@ -102,8 +102,7 @@ void update(const py::handle& array, const char* name, const UpdateRunningCall& 
 py::object update_running_entry(const UpdateRunningCall& call) {
     const NormState& state = call.ctx->state();
     update(call.mean, "mean", call, [&](std::int64_t i) { return state.mean()[i] + state.mean_low()[i]; });
-    update(call.var, "var", call,
-           [&](std::int64_t i) { return state.m2()[i] / static_cast<double>(state.count()[i] - 1); });
+    update(call.var, "var", call, [&](std::int64_t i) { return state.m2()[i] / (state.count()[i] - 1); });
     return py::none();
 }
 
