@@ -187,7 +187,9 @@ void Lent::borrow(const char* operation, const char* name, const Library& librar
     } else {
         py::object capsule;
         try {
-            capsule = capsule_of(object);
+            // PyTorch before 2.10 lends no tensor that requires grad, even where it does not record.
+            capsule = capsule_of(library.has_gradients ? object.attr("detach")()
+                                                       : py::reinterpret_borrow<py::object>(object));
         } catch (py::error_already_set& error) {
             refuse(operation, name, "cannot be read by DLPack: " + std::string(py::str(error.value())));
         }

@@ -64,6 +64,20 @@ def test_gradients_that_need_what_out_held_are_refused():
             loss.backward()
 
 
+def test_versions_of_pytorch_without_the_exchange_api():
+    class Older(torch.Tensor):
+        __module__ = "torch"
+        __dlpack_c_exchange_api__ = None
+
+    x, gamma = (torch.randn(shape).as_subclass(Older) for shape in ((8, 3), (3,)))
+    gamma.requires_grad_()
+    with pytest.raises(ValueError, match="gamma requires grad"):
+        bnfast.batch_norm(x, gamma)
+    with torch.no_grad():
+        y, _ = bnfast.batch_norm(x, gamma)
+    assert np.array_equal(y, bnfast.batch_norm(x.numpy(), gamma.detach().numpy())[0])
+
+
 def test_running_statistics_are_written_as_pytorch_does():
     x, mean, var = torch.randn(8, 3), torch.zeros(3), torch.ones(3)
     bnfast._core.update_running(bnfast.batch_norm(x)[1], mean=mean, var=var, momentum=0.1)
