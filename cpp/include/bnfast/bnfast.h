@@ -148,7 +148,7 @@ typedef struct bnfast_gradient_sums {
 
 // A forward call fills `state`, and backward reads it: memory of the caller's, aligned as for double, of as many bytes
 // as these functions say. It holds no pointers: it may be copied, moved, and stored for programs with the same version
-// of the library on the same kind of machine.
+// of the library on the same kind of machine. RMS norm's is as large as layer norm's.
 BNFAST_API bnfast_status bnfast_batch_norm_state_bytes(const bnfast_tensor* x, int32_t axis, size_t* bytes);
 BNFAST_API bnfast_status bnfast_group_norm_state_bytes(const bnfast_tensor* x, int64_t groups, int32_t axis,
                                                        size_t* bytes);
