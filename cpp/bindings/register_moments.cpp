@@ -72,28 +72,37 @@ struct UpdateRunningCall {
                         required("var", &UpdateRunningCall::var), required("momentum", &UpdateRunningCall::momentum));
 };
 
-// running = (1 - momentum) * running + momentum * batch, in the caller's array; None is no array.
-template <class Batch>
-void update(const py::handle& array, const char* name, const UpdateRunningCall& call, const Batch& batch) {
+// Running statistics that a call writes: float32 or float64, one entry a channel. None is no view.
+void bind_running(ArrayView& view, const char* name, const py::handle& array, std::int64_t channels) {
     if (array.is_none()) return;
-    ArrayView view;
-    const TensorView& running = view.bind_output(call.kName, name, array);
-    const std::int64_t channels = call.ctx->state().statistics;
+    const std::string argument = std::string(UpdateRunningCall::kName) + ": " + name;
+    const TensorView& running = view.bind_output(UpdateRunningCall::kName, name, array);
     if (running.ndim != 1 || running.shape[0] != channels) {
-        throw ValueError(std::string(call.kName) + ": " + name + " has another shape, expected (" +
-                         std::to_string(channels) + ",)");
+        throw ValueError(argument + " has another shape, expected (" + std::to_string(channels) + ",)");
     }
+    if (running.dtype != DType::kFloat32 && running.dtype != DType::kFloat64) {
+        throw TypeError(argument + " has 16 bits, expected float32 or float64");
+    }
+}
+
+// running = (1 - momentum) * running + momentum * batch, for the channels of which the batch has elements.
+template <class Batch>
+void update(const ArrayView& view, const py::handle& array, const UpdateRunningCall& call, const Batch& batch) {
+    if (array.is_none()) return;
+    const TensorView& running = view.get();
+    const double* const count = call.ctx->state().count();
     const auto move = [&](auto* values) {
         const std::int64_t step = running.strides[0] / static_cast<std::int64_t>(sizeof *values);
-        for (std::int64_t i = 0; i < channels; ++i) {
+        for (std::int64_t i = 0; i < running.shape[0]; ++i) {
+            if (count[i] == 0) continue;
             const double old = static_cast<double>(values[i * step]);
             values[i * step] = static_cast<std::decay_t<decltype(*values)>>(old + call.momentum * (batch(i) - old));
         }
     };
-    switch (running.dtype) {
-        case DType::kFloat64: move(static_cast<double*>(running.data)); break;
-        case DType::kFloat32: move(static_cast<float*>(running.data)); break;
-        default: throw TypeError(std::string(call.kName) + ": " + name + " has 16 bits, expected float32 or float64");
+    if (running.dtype == DType::kFloat64) {
+        move(static_cast<double*>(running.data));
+    } else {
+        move(static_cast<float*>(running.data));
     }
     if (view.library() != nullptr) report_write(*view.library(), array);
 }
@@ -101,8 +110,11 @@ void update(const py::handle& array, const char* name, const UpdateRunningCall& 
 // For adapters that keep running statistics in arrays of their library: towards the batch's mean and unbiased variance.
 py::object update_running_entry(const UpdateRunningCall& call) {
     const NormState& state = call.ctx->state();
-    update(call.mean, "mean", call, [&](std::int64_t i) { return state.mean()[i] + state.mean_low()[i]; });
-    update(call.var, "var", call, [&](std::int64_t i) { return state.m2()[i] / (state.count()[i] - 1); });
+    ArrayView mean, var;
+    bind_running(mean, "mean", call.mean, state.statistics);
+    bind_running(var, "var", call.var, state.statistics);
+    update(mean, call.mean, call, [&](std::int64_t i) { return state.mean()[i] + state.mean_low()[i]; });
+    update(var, call.var, call, [&](std::int64_t i) { return state.m2()[i] / (state.count()[i] - 1); });
     return py::none();
 }
 

@@ -87,6 +87,17 @@ def test_running_statistics_are_written_as_pytorch_does():
     assert mean._version == var._version == 1  # PyTorch knows that they are others now
 
 
+def test_running_statistics_stay_where_nothing_can_be_learnt():
+    mean, var = torch.ones(3), torch.ones(3)
+    empty, some = bnfast.batch_norm(torch.empty(0, 3))[1], bnfast.batch_norm(torch.randn(8, 3))[1]
+    bnfast._core.update_running(empty, mean=mean, var=var, momentum=0.1)
+    with pytest.raises(ValueError, match="var has another shape, expected"):
+        bnfast._core.update_running(some, mean=mean, var=torch.ones(4), momentum=0.1)
+    with pytest.raises(TypeError, match="var has 16 bits"):
+        bnfast._core.update_running(some, mean=mean, var=var.half(), momentum=0.1)
+    assert torch.equal(mean, torch.ones(3)) and torch.equal(var, torch.ones(3))
+
+
 def test_arrays_may_be_taken_out_of_a_context_meanwhile():
     """Another thread can, wherever PyTorch is asked something: backward must not lose them."""
     x = torch.randn(64, 64)
