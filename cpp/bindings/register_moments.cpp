@@ -92,10 +92,11 @@ void update(const ArrayView& view, const py::handle& array, const UpdateRunningC
     const TensorView& running = view.get();
     const double* const count = call.ctx->state().count();
     const auto move = [&](auto* values) {
+        // NOLINTNEXTLINE(clang-analyzer-core.NullDereference): a view that was bound has strides
         const std::int64_t step = running.strides[0] / static_cast<std::int64_t>(sizeof *values);
         for (std::int64_t i = 0; i < running.shape[0]; ++i) {
             if (count[i] == 0) continue;
-            const double old = static_cast<double>(values[i * step]);
+            const double old{values[i * step]};
             values[i * step] = static_cast<std::decay_t<decltype(*values)>>(old + call.momentum * (batch(i) - old));
         }
     };

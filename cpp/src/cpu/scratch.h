@@ -54,7 +54,10 @@ void return_arena(Arena* arena);
 class Scratch {
   public:
     Scratch() {
-        if (outermost_) arena_ = borrow_arena();
+        if (arena_ == nullptr) {
+            arena_ = borrow_arena();
+            outermost_ = true;
+        }
         chunk_ = arena_->chunk;
         used_ = arena_->used;
     }
@@ -77,7 +80,7 @@ class Scratch {
 
   private:
     inline static thread_local Arena* arena_ = nullptr;
-    bool outermost_ = arena_ == nullptr;
+    bool outermost_ = false;
     std::size_t chunk_, used_;
 };
 
