@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from bnfast_torch.cases import DTYPES, F, door, next_mask, torch
@@ -104,3 +106,18 @@ def test_bad_arguments():
         with pytest.raises(ValueError, match="dropout: p is"):
             door.dropout(x, p)
     assert F.dropout(x, 0.0) is not None
+
+
+def test_seeds_are_drawn_in_and_after_inference_mode():
+    """What is kept for drawing belongs to the thread, not to the mode of its first call."""
+    drawn = []
+
+    def draw() -> None:
+        with torch.inference_mode():
+            drawn.append(door.dropout(torch.ones(64)))
+        drawn.append(door.dropout(torch.ones(64)))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    thread.join()
+    assert len(drawn) == 2 and not torch.equal(*drawn)

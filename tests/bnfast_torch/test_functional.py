@@ -127,3 +127,11 @@ def test_bad_arguments():
         door.rms_norm(x, (3,), dropout=2.0)
     with pytest.raises(ValueError, match="gamma has shape"):
         door.layer_norm(x, (3,), torch.ones(4))
+
+
+def test_groups_of_one_value_are_refused_as_torch_does():
+    weight = torch.ones(4)
+    for norm in (F.group_norm, door.group_norm):
+        assert norm(torch.randn(3, 4), 4, weight).abs().max() < 1e-3  # torch's is not quite 0
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            norm(torch.randn(1, 4), 4, weight)

@@ -159,3 +159,16 @@ def test_settings_are_looked_at_in_each_call(x, calls):
     model.eval()
     assert model(x).any()
     assert calls.fused == [(None, 1.0), (None, 0.0)]
+
+
+def test_a_norm_with_hooks_keeps_what_it_does_itself():
+    x, residual = torch.randn(6, 3), torch.randn(6, 3)
+    for norm in (
+        door.BatchNorm1d(3, activation="relu"),
+        door.LayerNorm(3, activation="relu", dropout=0.5),
+    ):
+        torch.manual_seed(0)
+        plain = door.fused(norm, x, residual)
+        norm.register_forward_hook(lambda *_: None)
+        torch.manual_seed(0)
+        torch.testing.assert_close(door.fused(norm, x, residual), plain)

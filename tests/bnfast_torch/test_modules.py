@@ -86,6 +86,10 @@ def test_a_sample_without_a_batch(name):
     ours, theirs, x = pair(name)
     torch.testing.assert_close(ours(x[0]), theirs(x[0]))
     torch.testing.assert_close(ours(x[0], x[0]), theirs(x[0]) + x[0])
+    fused = getattr(door, name)(*MODULES[name][0], activation="relu")
+    torch.testing.assert_close(fused(x[0]), theirs(x[0]).relu())
+    converted = door.convert(nn.Sequential(theirs, nn.ReLU()))
+    torch.testing.assert_close(converted(x[0]), theirs(x[0]).relu())
 
 
 @each_module

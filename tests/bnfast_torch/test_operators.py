@@ -154,3 +154,15 @@ def test_modes_and_traces_see_the_operator():
     with pytest.warns(torch.jit.TracerWarning):
         traced = torch.jit.trace(call, x)
     torch.testing.assert_close(traced(other), call(other))
+
+
+def test_expanded_axes_compile():
+    x = torch.randn(3, 1, 4).expand(3, 5, 4).transpose(1, 2)[:, :, ::2]
+    for call in (
+        lambda t: door.layer_norm(t, t.shape[-1:]),
+        lambda t: door.batch_norm(t, None, None, training=True),
+    ):
+        compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), call(x))
+    dropped = torch.compile(lambda t: door.dropout(t, 0.5), backend="aot_eager", fullgraph=True)(x)
+    assert dropped.shape == x.shape

@@ -187,10 +187,7 @@ def drop(x: Tensor, rate: float, channels: bool = False, inplace: bool = False) 
     if torch.is_grad_enabled() and x.requires_grad:
         dropped: Tensor = _apply(x, rate, seed, channels, inplace)
         return dropped
-    y = _kernels.drop(x, rate, seed, channels, inplace)
-    if inplace:
-        torch.autograd.graph.increment_version(x)
-    return y
+    return _kernels.drop(x, rate, seed, channels, inplace)
 
 
 def drop_again(x: Tensor, rate: float, seed: int, channels: bool = False) -> Tensor:

@@ -70,7 +70,8 @@ def _norm(
     y, h, context = forward(norm, drawn, x, weight, bias, residual, Running(mean, var, 0.0))
     context.set_arrays(x.new_empty([0] * x.dim()))  # its numbers are wanted, and no copy of x
     state = torch.from_numpy(context.__getstate__()["values"])
-    return y, x.new_empty(_NONE) if h is None else h, state
+    h = x.new_empty(_NONE) if h is None else _in_order_of(x, h)
+    return _in_order_of(x, y), h, state
 
 
 @_norm.register_fake
@@ -112,6 +113,7 @@ def _norm_backward(
     dx, dweight, dbias, dresidual = gradients(context, dy, dh, x, residual)
     if dresidual is dx:
         dresidual = None
+    dx, dresidual = (None if t is None else _in_order_of(x, t) for t in (dx, dresidual))
     results = [x.new_empty(_NONE) if t is None else t for t in (dx, dweight, dbias, dresidual)]
     return results[0], results[1], results[2], results[3]
 
@@ -166,7 +168,7 @@ _norm.register_autograd(_differentiate, setup_context=_save)
 
 @torch.library.custom_op("bnfast::dropout", mutates_args=())
 def _drop(x: Tensor, seed: Tensor, rate: float, channels: bool) -> Tensor:
-    return drop(x, rate, int(seed), channels)
+    return _in_order_of(x, drop(x, rate, int(seed), channels))
 
 
 @_drop.register_fake
@@ -187,6 +189,15 @@ _drop.register_autograd(_differentiate_drop, setup_context=_save_mask)
 
 
 # --- what the operators of a normalization share --------------------------------------------------
+
+
+def _in_order_of(x: Tensor, t: Tensor) -> Tensor:
+    """Return t with the strides of ``empty_like(x)``, which the fakes promise.
+
+    The kernels' order is another one only where elements of x overlap, as those of expanded axes.
+    """
+    promised = torch.empty_like(x, device="meta").stride()
+    return t if t.stride() == promised else torch.empty_like(x).copy_(t)
 
 
 def _has_h(norm: Norm, has_residual: bool) -> bool:

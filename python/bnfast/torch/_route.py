@@ -100,5 +100,6 @@ def draw_seed() -> int:
     try:
         cell: Tensor = _local.cell
     except AttributeError:
-        cell = _local.cell = torch.empty((), dtype=torch.int64)
+        with torch.inference_mode(False):  # such a tensor could not be filled outside of that mode
+            cell = _local.cell = torch.empty((), dtype=torch.int64)
     return int(cell.random_().item())

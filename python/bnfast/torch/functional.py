@@ -219,7 +219,7 @@ def group_norm(
     """
     name = "group_norm"
     if x.dim() >= 2 and num_groups > 0:
-        _check_count(name, x, x.shape[0] * num_groups)
+        _check_count(name, x, num_groups)  # as torch, where all samples have one value a group
     norm = _norm(name, "group", num_groups, eps, activation, activation_slope, dropout)
     return normalise(norm, x, weight, bias, residual)[0]
 

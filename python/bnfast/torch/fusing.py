@@ -76,8 +76,10 @@ def fused(
     """
     in_front = isinstance(norm, IN_FRONT)
     of_call: dict[str, Any] = {}
-    if isinstance(norm, Fused) and not _has_hooks(norm):
+    # What the norm does by itself stands between the sum and the rest, hooks or not.
+    if isinstance(norm, Fused) and (norm.activation or norm.dropout or not _has_hooks(norm)):
         of_call["residual"], residual = residual, None
+    if isinstance(norm, Fused) and not _has_hooks(norm):
         ends = norm.activation is None and (in_front or not norm.dropout)
         if ends and _is_known(activation):
             of_call["activation"] = _NAMES[type(activation)]

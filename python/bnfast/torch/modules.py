@@ -134,7 +134,7 @@ class _InstanceNorm(_Fused, nn.modules.instancenorm._InstanceNorm):
         self._check_input_dim(x)
         if x.dim() == self._get_no_batch_dim():
             residual = None if residual is None else residual.unsqueeze(0)
-            return self(x.unsqueeze(0), residual).squeeze(0)
+            return self.forward(x.unsqueeze(0), residual, **of_call).squeeze(0)
         if x.shape[1] != self.num_features:
             raise ValueError(
                 f"InstanceNorm: x has shape {tuple(x.shape)}, expected {self.num_features} channels"
