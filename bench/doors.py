@@ -1,4 +1,4 @@
-"""Times one small call through every door of bnfast, and prints the table of docs/performance.md.
+"""Times one small call through every door of bnfast, and prints the times of docs/doors.md.
 
 python bench/doors.py             # what is not installed is left out, with a line on stderr
 python bench/doors.py --smoke     # that it works; its times say nothing

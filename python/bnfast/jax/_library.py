@@ -12,7 +12,7 @@ from bnfast import _core
 try:
     import jax
 except ModuleNotFoundError as error:
-    raise ImportError("bnfast.jax needs JAX: pip install 'bnfast[jax]'") from error
+    raise ImportError("bnfast.jax needs JAX: pip install jax") from error
 
 _TARGETS = ("bnfast_jax_forward", "bnfast_jax_backward", "bnfast_jax_dropout")
 
