@@ -114,19 +114,22 @@ const char* untruth(const dlpack::Tensor& t) {
     if (t.dtype.lanes != 1) return "several lanes an element";
     constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max() / 16;  // no element is so wide
     std::int64_t elements = 1, reach = 0;
+    bool empty = false;
     for (int k = 0; k < t.ndim; ++k) {
         if (t.shape[k] < 0) return "a negative length";
-        if (t.shape[k] > 0 && elements > kLargest / t.shape[k]) return "more elements than memory has";
-        elements *= t.shape[k];
+        // What follows multiplies the other lengths, too, where one of them is 0.
+        const std::int64_t length = std::max<std::int64_t>(t.shape[k], 1);
+        if (elements > kLargest / length) return "more elements than memory has";
+        elements *= length;
+        empty = empty || t.shape[k] == 0;
     }
-    if (elements == 0) return nullptr;
     for (int k = 0; t.strides != nullptr && k < t.ndim; ++k) {
         const std::int64_t stride = t.strides[k], steps = t.shape[k] - 1;
         if (stride < -kLargest || stride > kLargest) return "a stride beyond memory";
         if (steps > 0 && std::abs(stride) > (kLargest - reach) / steps) return "strides beyond memory";
         reach += steps * std::abs(stride);
     }
-    return t.data == nullptr ? "no memory" : nullptr;
+    return t.data == nullptr && !empty ? "no memory" : nullptr;
 }
 
 // What object.__dlpack__() returns, by the newest form that it has.

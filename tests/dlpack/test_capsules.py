@@ -148,6 +148,7 @@ FAR = 2**61
         (TypeError, "x describes several lanes an element", {"lanes": 4}),
         (TypeError, "x describes a negative length", {"shape": lengths((6, -4))}),
         (TypeError, "x describes more elements than", {"shape": lengths((2**40, 2**40))}),
+        (TypeError, "x describes more elements than", {"shape": lengths((0, 2**62))}),
         (TypeError, "x describes a stride beyond memory", {"strides": lengths((FAR, 1))}),
         (TypeError, "x describes strides beyond memory", {"strides": lengths((FAR // 9, 1))}),
         (TypeError, "x describes no memory", {"data": None}),

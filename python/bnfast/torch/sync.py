@@ -88,6 +88,8 @@ class SyncBatchNorm(_BatchNorm):
     are merged in the order of the ranks, in float64: results depend on no timing. The gradients of
     weight and bias are those of the own batch, of which ``DistributedDataParallel`` takes the mean.
 
+    Gradients cannot be differentiated again where there are several processes.
+
     It is no subclass of ``torch.nn.SyncBatchNorm``, as ``DistributedDataParallel`` refuses those on
     the CPU.
 
