@@ -135,3 +135,12 @@ def test_groups_of_one_value_are_refused_as_torch_does():
         assert norm(torch.randn(3, 4), 4, weight).abs().max() < 1e-3  # torch's is not quite 0
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             norm(torch.randn(1, 4), 4, weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", [door.batch_norm, door.instance_norm])
+def test_running_statistics_are_checked_before_one_is_written(norm, dtype):
+    x, mean, var = torch.randn(2, 3, 5, dtype=dtype), torch.zeros(3, dtype=dtype), torch.ones(2, 3)
+    with pytest.raises((ValueError, TypeError), match="shape"):
+        norm(x, mean, var.to(dtype), None, None, True)
+    assert not mean.any()

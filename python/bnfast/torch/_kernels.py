@@ -135,6 +135,10 @@ def update(running: Running, mean: Tensor, var: Tensor, x: Tensor) -> None:
     count = x.numel() // mean.numel()
     if mean.dim() > 1:
         mean, var = mean.mean(0), var.mean(0)
+    for old in (running.mean, running.var):
+        if old is not None and old.shape != mean.shape:
+            got, expected = tuple(old.shape), tuple(mean.shape)
+            raise ValueError(f"running statistics have shape {got}, expected {expected}")
     var = var.mul_(count / (count - 1))  # unbiased
     for old, new in ((running.mean, mean), (running.var, var)):
         if old is not None:
