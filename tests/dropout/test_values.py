@@ -242,3 +242,25 @@ def test_the_gradient_is_that_of_the_forward(mode, rate, seed):
     slope = np.sum((ahead - bnfast.dropout(x, rate, seed=seed, mode=mode)[0]) * dy)
     scale = 1e-13 * np.sum(np.abs(dy)) * 20 / (1 - rate)
     assert abs(np.sum(bnfast.dropout_backward(dy, ctx) * direction) - slope) < scale
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("axes", [(), (2, 3), (0,), (1,), (0, 2, 3)])
+@pytest.mark.parametrize("order", [(0, 2, 3, 1), (3, 2, 1, 0), (1, 0, 3, 2), (2, 0, 1, 3)])
+def test_elements_in_another_order_than_c_by_several_tiles(dtype, axes, order):
+    """The order of x in memory decides how it is cut, and nothing else."""
+    x = np.random.default_rng(4).standard_normal((3, 300, 21, 31)).astype(dtype)
+    memory = np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order))
+    options = {"rate": 0.3, "seed": 9, "broadcast_axes": axes}
+    want, ctx = bnfast.dropout(x, **options)
+    got, _ = bnfast.dropout(memory, **options)
+    assert got.strides == memory.strides and np.array_equal(got, want)
+    assert np.array_equal(got != 0, bnfast.dropout_mask(x.shape, **options) & (x != 0))
+    assert np.array_equal(
+        bnfast.dropout_backward(memory, ctx, out=np.empty_like(x)), bnfast.dropout_backward(x, ctx)
+    )
+    every_other = bnfast.dropout(memory[:, ::2, :, 1::2], **options)[0]
+    assert np.array_equal(
+        every_other, bnfast.dropout(np.ascontiguousarray(x[:, ::2, :, 1::2]), **options)[0]
+    )
+    assert np.array_equal(bnfast.dropout(memory, out=memory, **options)[0], want)

@@ -2,7 +2,9 @@
 #include "cpu/dropout.h"
 
 #include <algorithm>
+#include <optional>
 
+#include "cpu/dropout_tiles.h"
 #include "cpu/packing.h"
 #include "cpu/schedule.h"
 #include "cpu/target.h"
@@ -128,32 +130,43 @@ void dropout(const DropoutProblem& problem) {
     const Geometry& g = layout.geometry;
     const std::int64_t item = item_size(problem.x.dtype), elements = layout.elements();
     if (elements == 0) return;
-    PackedTensor x, y;
-    x.bind(problem.x, layout, PackedTensor::Use::kRead);
-    y.bind(problem.y, layout, PackedTensor::Use::kWrite);
-    const bool one_run = g.rows || is_one_run(problem.runs, g, x.operand(), y.operand());
-    const bool in_place = x.operand().data == y.operand().data;
     const auto kernel = active_target().elements[static_cast<int>(problem.x.dtype)].dropout;
-    const RunAddress x_run = address_of(x.operand(), g, item), y_run = address_of(y.operand(), g, item);
-    const bool streaming = !in_place && worth_streaming(elements * item);
+    DropoutRun common;
+    common.mask = problem.mask;
+    common.constant = problem.runs.constant;
+    common.scale = problem.scale;
+    common.shift = problem.shift;
+    common.dropped = problem.dropped;
+    const auto kept_at = [&](MaskReader& reader, std::uint64_t index) {
+        return problem.runs.constant ? reader.kept(index) : problem.mask.keep != 0;
+    };
+    const std::optional<InPlace> x = in_place(problem.x, layout), y = in_place(problem.y, layout);
+    if (!x || !y) {
+        dropout_by_tiles(problem, [&](const char* from, char* to, std::int64_t n, std::uint64_t index) {
+            MaskReader reader(problem.mask);
+            DropoutRun task = common;
+            task.x = from;
+            task.y = to;
+            task.n = n;
+            task.index = index;
+            task.kept = kept_at(reader, index);
+            task.streaming = false;
+            kernel(task);
+        });
+        return;
+    }
+    const bool one_run = g.rows || is_one_run(problem.runs, g, x->operand, y->operand);
+    const RunAddress x_run = address_of(x->operand, g, item), y_run = address_of(y->operand, g, item);
+    common.streaming = x->operand.data != y->operand.data && worth_streaming(elements * item);
     const int threads = useful_threads(elements);
     const auto apply = [&](std::int64_t run, std::int64_t first, std::int64_t n, std::uint64_t index, bool kept) {
-        DropoutRun task;
+        DropoutRun task = common;
         task.x = x_run(run) + first * item;
         task.y = y_run(run) + first * item;
         task.n = n;
-        task.mask = problem.mask;
         task.index = index;
-        task.constant = problem.runs.constant;
         task.kept = kept;
-        task.scale = problem.scale;
-        task.shift = problem.shift;
-        task.dropped = problem.dropped;
-        task.streaming = streaming;
         kernel(task);
-    };
-    const auto kept_at = [&](MaskReader& reader, std::uint64_t index) {
-        return problem.runs.constant ? reader.kept(index) : problem.mask.keep != 0;
     };
     if (one_run) {
         parallel_for((elements + kTaskElements - 1) / kTaskElements, threads, [&](std::int64_t task) {
@@ -172,7 +185,6 @@ void dropout(const DropoutProblem& problem) {
             }
         });
     }
-    y.finish();
 }
 
 void expand_mask(const DropoutMask& mask, const MaskRuns& runs, std::uint8_t* out) {

@@ -82,10 +82,7 @@ bool runs_touch(const TensorView& view, const Layout& layout) {
            merge_dims(view, layout.channel_dims).stride == g.inner * item;
 }
 
-void PackedTensor::bind(const TensorView& view, const Layout& layout, Use use) {
-    view_ = &view;
-    layout_ = &layout;
-    use_ = use;
+std::optional<InPlace> in_place(const TensorView& view, const Layout& layout) {
     const Geometry& g = layout.geometry;
     const std::int64_t item = item_size(view.dtype);
     const MergedStride outer = merge_dims(view, layout.outer_dims), inner = merge_dims(view, layout.inner_dims);
@@ -103,12 +100,21 @@ void PackedTensor::bind(const TensorView& view, const Layout& layout, Use use) {
     const bool whole_items = outer.stride % item == 0 && channel % item == 0 && sample % item == 0;
     // What has no elements may have no address either, by which an operand shows that it is there: a copy has one.
     const bool walkable = view.data != nullptr && outer.fits && channels.fits && contiguous && aligned && whole_items;
-    if (walkable && (!g.flat || runs_touch(view, layout))) {
-        operand_ = {view.data, outer.stride / item, channel / item};
-        sample_stride_ = sample / item;
+    if (!walkable || (g.flat && !runs_touch(view, layout))) return std::nullopt;
+    return InPlace{{view.data, outer.stride / item, channel / item}, sample / item};
+}
+
+void PackedTensor::bind(const TensorView& view, const Layout& layout, Use use) {
+    view_ = &view;
+    layout_ = &layout;
+    use_ = use;
+    if (const std::optional<InPlace> found = in_place(view, layout)) {
+        operand_ = found->operand;
+        sample_stride_ = found->sample_stride;
         return;
     }
-    copy_.reset(new char[static_cast<std::size_t>(layout.elements() * item)]);
+    const Geometry& g = layout.geometry;
+    copy_.reset(new char[static_cast<std::size_t>(layout.elements() * item_size(view.dtype))]);
     operand_ = {copy_.get(), g.channels * g.inner, g.inner};
     sample_stride_ = g.outer * g.channels * g.inner;
     if (use == Use::kRead) copy_elements(view, layout, copy_.get(), Direction::kToDense);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "cpu/kernels/table.h"
@@ -12,6 +13,14 @@ namespace bnfast::cpu {
 
 // Whether nothing lies between one plane and that of the next channel, or between one row and the next.
 bool runs_touch(const TensorView& view, const Layout& layout);
+
+// A view as an operand, where kernels can walk it as it lies in memory: box 0 of the layout, and how far apart the
+// others are, in elements.
+struct InPlace {
+    Operand operand;
+    std::int64_t sample_stride;
+};
+std::optional<InPlace> in_place(const TensorView& view, const Layout& layout);
 
 // A tensor in the order of a layout. The view and the layout must outlive it.
 class PackedTensor {
