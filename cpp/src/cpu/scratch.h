@@ -53,11 +53,8 @@ void return_arena(Arena* arena);
 // it has a Scratch, which may be inside others.
 class Scratch {
   public:
-    Scratch() {
-        if (arena_ == nullptr) {
-            arena_ = borrow_arena();
-            outermost_ = true;
-        }
+    Scratch() : arena_(outermost_ ? borrow_arena() : current) {
+        current = arena_;
         chunk_ = arena_->chunk;
         used_ = arena_->used;
     }
@@ -66,7 +63,7 @@ class Scratch {
         arena_->used = used_;
         if (outermost_) {
             return_arena(arena_);
-            arena_ = nullptr;
+            current = nullptr;
         }
     }
     Scratch(const Scratch&) = delete;
@@ -79,8 +76,9 @@ class Scratch {
     }
 
   private:
-    inline static thread_local Arena* arena_ = nullptr;
-    bool outermost_ = false;
+    inline static thread_local Arena* current = nullptr;
+    bool outermost_ = current == nullptr;
+    Arena* arena_;
     std::size_t chunk_, used_;
 };
 
