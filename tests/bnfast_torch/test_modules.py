@@ -119,6 +119,18 @@ def test_what_is_fused(name):
 
 
 @each_module
+def test_what_is_fused_is_checked_when_a_module_is_made(name):
+    make, args = getattr(door, name), MODULES[name][0]
+    for activation in ("swish", nn.ReLU(), torch.relu):
+        with pytest.raises(ValueError, match=rf"^{name}: activation is .*, expected one of None"):
+            make(*args, activation=activation)
+    with pytest.raises(ValueError, match=rf"^{name}: dropout is 1.5, expected a number in"):
+        make(*args, dropout=1.5)
+    with pytest.raises(TypeError, match=rf"^{name}: dropout is of type Dropout, expected"):
+        make(*args, dropout=nn.Dropout(0.5))
+
+
+@each_module
 def test_copies_and_pickles(name):
     args, shape = MODULES[name]
     module = getattr(door, name)(*args, activation="tanh")

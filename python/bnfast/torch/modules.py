@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bnfast._checks import one_of
+from bnfast._choices import ACTIVATIONS
+from bnfast._dropout import check_rate
 from bnfast.torch import _dropout, functional
 from bnfast.torch._kernels import UNTRACKED, Running
 
@@ -27,9 +30,11 @@ class _Fused(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        self.activation = activation
+        name = type(self).__name__
+        # An nn.ReLU() would become a submodule, which nothing calls.
+        self.activation = one_of(name, "activation", activation, tuple(ACTIVATIONS))
         self.activation_slope = activation_slope
-        self.dropout = dropout
+        self.dropout = check_rate(name, "dropout", dropout)
 
     def fused(self, residual: Tensor | None, **of_call: Any) -> dict[str, Any]:
         """Return the arguments that torch's functions do not have; those of a call come first."""
