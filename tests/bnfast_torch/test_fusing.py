@@ -172,3 +172,12 @@ def test_a_norm_with_hooks_keeps_what_it_does_itself():
         norm.register_forward_hook(lambda *_: None)
         torch.manual_seed(0)
         torch.testing.assert_close(door.fused(norm, x, residual), plain)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(6), door.BatchNorm1d(6)], ids=repr)
+def test_names_and_rates_are_refused_before_the_norm_has_run(norm, x):
+    for given in ({"activation": "relu"}, {"dropout": 0.1}):
+        (name,) = given
+        with pytest.raises(TypeError, match=rf"^fused: {name} is .*, expected a module"):
+            door.fused(norm, x, **given)
+    assert norm.num_batches_tracked == 0

@@ -65,6 +65,11 @@ def fused(
     -------
     Tensor like x, or two of them
 
+    Raises
+    ------
+    TypeError
+        For an activation or a dropout that cannot be called, such as a name or a rate.
+
     Examples
     --------
     >>> import torch, bnfast.torch
@@ -74,6 +79,9 @@ def fused(
     >>> bool((y == relu(norm(x) + x)).all())
     True
     """
+    for name, value in (("activation", activation), ("dropout", dropout)):
+        if value is not None and not callable(value):
+            raise TypeError(f"fused: {name} is {value!r}, expected a module")
     in_front = isinstance(norm, IN_FRONT)
     of_call: dict[str, Any] = {}
     # What the norm does by itself stands between the sum and the rest, hooks or not.
