@@ -31,6 +31,16 @@ def test_the_programs_of_the_readme_are_the_examples(language, file):
     assert blocks("README.md", language) == [(EXAMPLES / file).read_text()]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names the library as Linux does")
+@needs_library
+def test_a_compiler_alone_builds_the_c_program(tmp_path):
+    (command,) = blocks("docs/embedding.md", "sh")
+    (tmp_path / "main.c").write_text((EXAMPLES / "main.c").read_text())
+    command = command.replace("python", sys.executable).replace("cc ", f"{tool('cc')} ")
+    run("sh", "-ec", command, folder=tmp_path)
+    assert "h begins with 1.11111" in run(tmp_path / "transform", folder=tmp_path)
+
+
 def test_the_c_tests(tmp_path):
     built = build(ROOT / "tests" / "c", tmp_path)
     print(run(tool("ctest"), "--output-on-failure", folder=built))
