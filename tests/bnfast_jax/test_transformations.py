@@ -1,4 +1,4 @@
-"""vmap, jit, scan, checkpoint, donation and threads around the custom calls of bnfast.jax."""
+"""vmap, jit, scan, checkpoint, shard_map, export and threads around the calls of bnfast.jax."""
 
 from __future__ import annotations
 
@@ -133,6 +133,32 @@ def test_checkpoint_and_scan(name):
 
     for made, expected in zip(plain, jax.grad(unrolled, (0, 1))(x, layers), strict=True):
         np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="this JAX has it elsewhere")
+@pytest.mark.parametrize("name", NORMS)
+def test_gradients_in_shard_map(name):
+    x, gamma = draw((8, 6)), draw((6,), seed=1)
+    split, whole = jax.sharding.PartitionSpec("rows"), jax.sharding.PartitionSpec()
+    step = jax.shard_map(
+        jax.grad(loss(name), (0, 1)),
+        mesh=jax.sharding.Mesh(jax.devices()[:1], ("rows",)),
+        in_specs=(split, whole),
+        out_specs=(split, whole),
+        check_vma=False,
+    )
+    jax.tree.map(same, jax.jit(step)(x, gamma), jax.jit(jax.grad(loss(name), (0, 1)))(x, gamma))
+
+
+def test_exported_programs():
+    names = ("bnfast_jax_forward", "bnfast_jax_backward", "bnfast_jax_dropout")
+    allowed = [jax.export.DisabledSafetyCheck.custom_call(name) for name in names]
+    step = jax.jit(jax.grad(lambda x: loss("layer_norm")(bnfast.jax.dropout(x, 0.1, 7))))
+    x = draw((8, 6))
+    with pytest.raises(ValueError, match="custom calls"):
+        jax.export.export(step)(x)
+    stored = jax.export.export(step, disabled_checks=allowed)(x).serialize()
+    same(jax.export.deserialize(stored).call(x), step(x))
 
 
 def test_donated_memory():
