@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from bnfast_torch.cases import (
@@ -106,6 +108,18 @@ def test_the_eps_of_rms_norm_is_by_default_that_of_the_type_computed_in():
     for dtype in DTYPES:
         x = torch.full((2, 4), 1e-4).to(dtype)
         torch.testing.assert_close(door.rms_norm(x, (4,)), F.rms_norm(x, (4,)), rtol=5e-3, atol=0)
+
+
+NAMES = ["batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"]
+NAMES += ["dropout", "dropout1d", "dropout2d", "dropout3d"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_have_the_names_order_and_defaults_of_torch(name):
+    ours, theirs = (inspect.signature(getattr(of, name)).parameters for of in (door, F))
+    for mine, torchs in zip(ours.values(), theirs.values(), strict=False):
+        assert (mine.name, mine.default) == (torchs.name, torchs.default)
+    assert all(p.kind is p.KEYWORD_ONLY for p in [*ours.values()][len(theirs) :])
 
 
 def test_bad_arguments():

@@ -151,6 +151,12 @@ def test_torchs_arguments_are_taken(name):
         ours(*args, nonsense=1)
 
 
+@pytest.mark.parametrize("name", [*MODULES, *DROPOUTS])
+def test_a_call_names_x_as_torch_does(name):
+    ours, theirs = (inspect.signature(getattr(of, name).forward) for of in (door, nn))
+    assert list(ours.parameters)[:2] == list(theirs.parameters)
+
+
 @pytest.mark.parametrize("name", DROPOUTS)
 def test_dropout(name):
     module = getattr(door, name)(0.4)

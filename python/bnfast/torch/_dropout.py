@@ -16,26 +16,26 @@ from bnfast.torch._operators import drop_by_operator
 from bnfast.torch._route import Route, draw_seed, gradient_route, route
 
 
-def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Dropout as ``torch.nn.functional.dropout``, with the masks of :func:`bnfast.dropout`.
 
     Each element is dropped with probability `p`, and the others are divided by 1 - `p` [1]_.
 
     Parameters
     ----------
-    x : Tensor
+    input : Tensor
         Any shape and any strides.
     p : float
         The probability that an element is dropped, in [0, 1].
     training : bool
-        Whether to drop anything; x itself is returned otherwise.
+        Whether to drop anything; `input` itself is returned otherwise.
     inplace : bool
-        Whether to write over x.
+        Whether to write over `input`.
 
     Returns
     -------
-    Tensor like `x`
-        A dropped element is 0 whatever x held there, NaN and Inf too.
+    Tensor like `input`
+        A dropped element is 0 whatever `input` held there, NaN and Inf too.
 
     Raises
     ------
@@ -63,22 +63,24 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     >>> bool((bnfast.torch.dropout(x, 0.5) == y).all())
     True
     """
-    return _checked("dropout", x, p, training, inplace)
+    return _checked("dropout", input, p, training, inplace)
 
 
-def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+def dropout1d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
     """Dropout of whole channels, as ``torch.nn.functional.dropout1d``.
 
     Parameters
     ----------
-    x : Tensor
+    input : Tensor
         Of shape (batch, channels, length) or (channels, length).
     p, training, inplace
         As in :func:`dropout`.
 
     Returns
     -------
-    Tensor like `x`
+    Tensor like `input`
 
     Raises
     ------
@@ -92,22 +94,24 @@ def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     >>> bool((y.flatten(2).std(2) == 0).all())  # all of a channel or nothing
     True
     """
-    return _checked("dropout1d", x, p, training, inplace, (2, 3), unbatched=2)
+    return _checked("dropout1d", input, p, training, inplace, (2, 3), unbatched=2)
 
 
-def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+def dropout2d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
     """Dropout of whole channels, as ``torch.nn.functional.dropout2d``.
 
     Parameters
     ----------
-    x : Tensor
+    input : Tensor
         Of shape (batch, channels, height, width) or (batch, channels, length).
     p, training, inplace
         As in :func:`dropout`.
 
     Returns
     -------
-    Tensor like `x`
+    Tensor like `input`
 
     Raises
     ------
@@ -121,22 +125,24 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     >>> bool((y.flatten(2).std(2) == 0).all())  # all of a channel or nothing
     True
     """
-    return _checked("dropout2d", x, p, training, inplace, (3, 4))
+    return _checked("dropout2d", input, p, training, inplace, (3, 4))
 
 
-def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+def dropout3d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
     """Dropout of whole channels, as ``torch.nn.functional.dropout3d``.
 
     Parameters
     ----------
-    x : Tensor
+    input : Tensor
         Of shape (batch, channels, depth, height, width) or (channels, depth, height, width).
     p, training, inplace
         As in :func:`dropout`.
 
     Returns
     -------
-    Tensor like `x`
+    Tensor like `input`
 
     Raises
     ------
@@ -150,7 +156,7 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     >>> bool((y.flatten(2).std(2) == 0).all())  # all of a channel or nothing
     True
     """
-    return _checked("dropout3d", x, p, training, inplace, (4, 5), unbatched=4)
+    return _checked("dropout3d", input, p, training, inplace, (4, 5), unbatched=4)
 
 
 def _checked(

@@ -16,7 +16,7 @@ from bnfast.torch._norm import normalise
 
 
 def batch_norm(
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -37,9 +37,9 @@ def batch_norm(
 
     Parameters
     ----------
-    x : Tensor of shape (batch, channels, ...)
-        float32, float64, float16 or bfloat16. Contiguous and channels-last tensors are read in
-        place, and y and the gradient of x keep their format.
+    input : Tensor of shape (batch, channels, ...)
+        The x of the formula, of float32, float64, float16 or bfloat16. Contiguous and channels-last
+        tensors are read in place, and y and the gradient of x keep their format.
     running_mean, running_var : Tensor of shape (channels,) or None
         Updated in place in training, var by the unbiased variance of the batch; read otherwise.
     weight, bias : Tensor of shape (channels,), optional
@@ -50,7 +50,7 @@ def batch_norm(
         The weight of the batch in the running statistics.
     eps : float
         Added to the variance, finite and not negative.
-    residual : Tensor like `x`, optional
+    residual : Tensor like `input`, optional
         Added before the activation. If its dtype is another one, both are promoted.
     activation : {None, "relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "elu"}
         "gelu" is the form with erf.
@@ -62,7 +62,7 @@ def batch_norm(
 
     Returns
     -------
-    Tensor like `x`
+    Tensor like `input`
 
     Raises
     ------
@@ -94,8 +94,8 @@ def batch_norm(
     """
     name = "batch_norm"
     if training:
-        if x.dim() > 1:
-            _check_count(name, x, x.shape[1])
+        if input.dim() > 1:
+            _check_count(name, input, input.shape[1])
     else:
         dropout = 0.0
         if running_mean is None or running_var is None:
@@ -103,11 +103,11 @@ def batch_norm(
     kind = "batch" if training else "frozen"
     norm = _norm(name, kind, 0, eps, activation, activation_slope, dropout)
     running = Running(running_mean, running_var, momentum)
-    return normalise(norm, x, weight, bias, residual, running)[0]
+    return normalise(norm, input, weight, bias, residual, running)[0]
 
 
 def instance_norm(
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
     weight: Tensor | None = None,
@@ -128,7 +128,8 @@ def instance_norm(
 
     Parameters
     ----------
-    x : Tensor of shape (batch, channels, ...)
+    input : Tensor of shape (batch, channels, ...)
+        The x of the formula.
     running_mean, running_var : Tensor of shape (channels,) or None
         Updated in place by the averages over the samples where `use_input_stats`, read otherwise.
     use_input_stats : bool
@@ -138,7 +139,7 @@ def instance_norm(
 
     Returns
     -------
-    Tensor like `x`
+    Tensor like `input`
 
     Raises
     ------
@@ -161,7 +162,7 @@ def instance_norm(
     """
     name = "instance_norm"
     if use_input_stats:
-        _check_count(name, x, math.prod(x.shape[:2]))
+        _check_count(name, input, math.prod(input.shape[:2]))
     else:
         dropout = 0.0
         if running_mean is None or running_var is None:
@@ -169,11 +170,11 @@ def instance_norm(
     kind = "instance" if use_input_stats else "frozen"
     norm = _norm(name, kind, 0, eps, activation, activation_slope, dropout)
     running = Running(running_mean, running_var, momentum)
-    return normalise(norm, x, weight, bias, residual, running)[0]
+    return normalise(norm, input, weight, bias, residual, running)[0]
 
 
 def group_norm(
-    x: Tensor,
+    input: Tensor,
     num_groups: int,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -191,7 +192,8 @@ def group_norm(
 
     Parameters
     ----------
-    x : Tensor of shape (batch, channels, ...)
+    input : Tensor of shape (batch, channels, ...)
+        The x of the formula.
     num_groups : int
         The number of channels is a multiple of it.
     weight, bias, eps, residual, activation, activation_slope, dropout
@@ -199,7 +201,7 @@ def group_norm(
 
     Returns
     -------
-    Tensor like `x`
+    Tensor like `input`
 
     Raises
     ------
@@ -218,14 +220,14 @@ def group_norm(
     tensor([[-1.,  1., -1.,  1.]])
     """
     name = "group_norm"
-    if x.dim() >= 2 and num_groups > 0:
-        _check_count(name, x, num_groups)  # as torch, where all samples have one value a group
+    if input.dim() >= 2 and num_groups > 0:
+        _check_count(name, input, num_groups)  # as torch, where all samples have one value a group
     norm = _norm(name, "group", num_groups, eps, activation, activation_slope, dropout)
-    return normalise(norm, x, weight, bias, residual)[0]
+    return normalise(norm, input, weight, bias, residual)[0]
 
 
 def layer_norm(
-    x: Tensor,
+    input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -244,14 +246,15 @@ def layer_norm(
 
     Parameters
     ----------
-    x : Tensor
+    input : Tensor
+        The x of the formula.
     normalized_shape : sequence of int
         The lengths of the axes that the statistics are taken over: the last ones of x.
     weight, bias : Tensor of shape `normalized_shape`, optional
         Learnt scale and shift; 1 and 0 when None.
     eps, activation, activation_slope
         As in :func:`batch_norm`.
-    residual : Tensor like `x`, optional
+    residual : Tensor like `input`, optional
         Added before the norm, as the residual stream of a Transformer's block.
     dropout : float
         Rate in [0, 1] of dropout of x before `residual` is added, wherever it is not 0; the seed is
@@ -261,7 +264,7 @@ def layer_norm(
 
     Returns
     -------
-    Tensor like `x`, or a tuple (y, h) of two such
+    Tensor like `input`, or a tuple (y, h) of two such
         Where there is neither `residual` nor `dropout`, h is x itself.
 
     Raises
@@ -287,14 +290,14 @@ def layer_norm(
             [11., 31.]])
     """
     name = "layer_norm"
-    axes = _check_shape(name, x, normalized_shape)
+    axes = _check_shape(name, input, normalized_shape)
     norm = _norm(name, "layer", axes, eps, activation, activation_slope, dropout)
-    y_and_h = normalise(norm, x, weight, bias, residual)
+    y_and_h = normalise(norm, input, weight, bias, residual)
     return y_and_h if return_h else y_and_h[0]
 
 
 def rms_norm(
-    x: Tensor,
+    input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     eps: float | None = None,
@@ -312,7 +315,7 @@ def rms_norm(
 
     Parameters
     ----------
-    x, normalized_shape, weight, residual, activation, activation_slope, dropout, return_h
+    input, normalized_shape, weight, residual, activation, activation_slope, dropout, return_h
         As in :func:`layer_norm`.
     eps : float, optional
         Added to the mean square. None stands for the distance from 1 to the next larger number of
@@ -320,7 +323,7 @@ def rms_norm(
 
     Returns
     -------
-    Tensor like `x`, or a tuple (y, h) of two such
+    Tensor like `input`, or a tuple (y, h) of two such
 
     Raises
     ------
@@ -340,11 +343,11 @@ def rms_norm(
             [-1.,  1.]])
     """
     name = "rms_norm"
-    axes = _check_shape(name, x, normalized_shape)
+    axes = _check_shape(name, input, normalized_shape)
     if eps is None:  # that of the type computed in
-        eps = torch.finfo(torch.float64 if x.dtype is torch.float64 else torch.float32).eps
+        eps = torch.finfo(torch.float64 if input.dtype is torch.float64 else torch.float32).eps
     norm = _norm(name, "rms", axes, eps, activation, activation_slope, dropout)
-    y_and_h = normalise(norm, x, weight, None, residual)
+    y_and_h = normalise(norm, input, weight, None, residual)
     return y_and_h if return_h else y_and_h[0]
 
 

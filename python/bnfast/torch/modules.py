@@ -58,11 +58,11 @@ class _Fused(nn.Module):
 
 
 class _BatchNorm(_Fused, nn.modules.batchnorm._BatchNorm):
-    def forward(self, x: Tensor, residual: Tensor | None = None, **of_call: Any) -> Tensor:
-        self._check_input_dim(x)
+    def forward(self, input: Tensor, residual: Tensor | None = None, **of_call: Any) -> Tensor:
+        self._check_input_dim(input)
         running = self.count_batch()
         return functional.batch_norm(
-            x,
+            input,
             running.mean,
             running.var,
             self.weight,
@@ -135,17 +135,16 @@ class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
 
 
 class _InstanceNorm(_Fused, nn.modules.instancenorm._InstanceNorm):
-    def forward(self, x: Tensor, residual: Tensor | None = None, **of_call: Any) -> Tensor:
-        self._check_input_dim(x)
-        if x.dim() == self._get_no_batch_dim():
+    def forward(self, input: Tensor, residual: Tensor | None = None, **of_call: Any) -> Tensor:
+        self._check_input_dim(input)
+        if input.dim() == self._get_no_batch_dim():
             residual = None if residual is None else residual.unsqueeze(0)
-            return self.forward(x.unsqueeze(0), residual, **of_call).squeeze(0)
-        if x.shape[1] != self.num_features:
-            raise ValueError(
-                f"InstanceNorm: x has shape {tuple(x.shape)}, expected {self.num_features} channels"
-            )
+            return self.forward(input.unsqueeze(0), residual, **of_call).squeeze(0)
+        if input.shape[1] != self.num_features:
+            got, expected = tuple(input.shape), f"{self.num_features} channels"
+            raise ValueError(f"InstanceNorm: x has shape {got}, expected {expected}")
         return functional.instance_norm(
-            x,
+            input,
             self.running_mean,
             self.running_var,
             self.weight,
@@ -219,9 +218,14 @@ class GroupNorm(_Fused, nn.GroupNorm):
     torch.Size([6, 4, 5])
     """
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, **of_call: Any) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None, **of_call: Any) -> Tensor:
         return functional.group_norm(
-            x, self.num_groups, self.weight, self.bias, self.eps, **self.fused(residual, **of_call)
+            input,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            self.eps,
+            **self.fused(residual, **of_call),
         )
 
 
@@ -243,10 +247,15 @@ class LayerNorm(_Fused, nn.LayerNorm):
     """
 
     def forward(
-        self, x: Tensor, residual: Tensor | None = None, *, return_h: bool = False, **of_call: Any
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        *,
+        return_h: bool = False,
+        **of_call: Any,
     ) -> Any:
         return functional.layer_norm(
-            x,
+            input,
             self.normalized_shape,
             self.weight,
             self.bias,
@@ -289,26 +298,26 @@ class RMSNorm(_Fused, nn.RMSNorm):
 class Dropout(nn.Dropout):
     """Dropout by :func:`dropout`, in the place of ``torch.nn.Dropout``."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _dropout.dropout(x, self.p, self.training, self.inplace)
+    def forward(self, input: Tensor) -> Tensor:
+        return _dropout.dropout(input, self.p, self.training, self.inplace)
 
 
 class Dropout1d(nn.Dropout1d):
     """Dropout of whole channels by :func:`dropout1d`, in the place of ``torch.nn.Dropout1d``."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _dropout.dropout1d(x, self.p, self.training, self.inplace)
+    def forward(self, input: Tensor) -> Tensor:
+        return _dropout.dropout1d(input, self.p, self.training, self.inplace)
 
 
 class Dropout2d(nn.Dropout2d):
     """Dropout of whole channels by :func:`dropout2d`, in the place of ``torch.nn.Dropout2d``."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _dropout.dropout2d(x, self.p, self.training, self.inplace)
+    def forward(self, input: Tensor) -> Tensor:
+        return _dropout.dropout2d(input, self.p, self.training, self.inplace)
 
 
 class Dropout3d(nn.Dropout3d):
     """Dropout of whole channels by :func:`dropout3d`, in the place of ``torch.nn.Dropout3d``."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _dropout.dropout3d(x, self.p, self.training, self.inplace)
+    def forward(self, input: Tensor) -> Tensor:
+        return _dropout.dropout3d(input, self.p, self.training, self.inplace)
