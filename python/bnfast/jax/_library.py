@@ -57,5 +57,4 @@ def call(
 ) -> list[jax.Array]:
     """Return the results of a custom call, which loops over the examples of a vmap itself."""
     function = jax.ffi.ffi_call(f"bnfast_jax_{target}", results, vmap_method="expand_dims")
-    made: list[jax.Array] = function(*operands, **attributes)
-    return made
+    return list(function(*operands, **attributes))
