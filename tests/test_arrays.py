@@ -117,9 +117,9 @@ def test_other_subclasses_are_numbers(tmp_path):
         ([], {}, "dy is missing"),
         ([1], {}, "ctx is missing"),
         ([1, 2], {"dy": 3}, "dy is given twice"),
-        ([1, 2], {"gamma": 3}, "got an argument 'gamma', expected those of dy .. out"),
+        ([1, 2], {"gamma": 3}, "got an argument 'gamma', expected those of dy .. residual"),
         ([1, 2], {"\udc80": 3}, "got an argument '.*udc80', expected those of"),
-        ([1, 2, 3, 4, 5], {}, "got 5 positional arguments, expected at most 4"),
+        ([1, 2, 3, 4, 5, 6, 7], {}, "got 7 positional arguments, expected at most 6"),
     ],
 )
 def test_names_that_are_missing_unknown_or_given_twice(positional, named, message):
