@@ -10,8 +10,13 @@
 #define BNFAST_NUMERICS numerics
 #endif
 
+#if defined(__CUDACC__)  // the same code for a thread of a GPU
+#define BNFAST_UNROLL _Pragma("unroll")
+#define BNFAST_INLINE __host__ __device__ __forceinline__
+#else
 #define BNFAST_UNROLL _Pragma("GCC unroll 16")
 #define BNFAST_INLINE inline __attribute__((always_inline))
+#endif
 // Long arithmetic on narrow vectors is called, not inlined: copies in every loop would make compilation several times
 // longer, and the call is small beside it.
 #if defined(BNFAST_VECTOR_BYTES) && BNFAST_VECTOR_BYTES < 64
