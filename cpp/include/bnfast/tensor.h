@@ -22,6 +22,7 @@ struct Device {
     enum class Type : int { kCpu, kCuda };
     Type type = Type::kCpu;
     int index = 0;
+    void* stream = nullptr;  // of CUDA: the cudaStream_t on which a call is enqueued; that of x counts
 
     friend bool operator==(const Device& a, const Device& b) { return a.type == b.type && a.index == b.index; }
     friend bool operator!=(const Device& a, const Device& b) { return !(a == b); }

@@ -7,12 +7,9 @@
 #include <vector>
 
 #include "cpu/kernels/table.h"
-#include "problem/layout.h"
+#include "problem/strides.h"
 
 namespace bnfast::cpu {
-
-// Whether nothing lies between one plane and that of the next channel, or between one row and the next.
-bool runs_touch(const TensorView& view, const Layout& layout);
 
 // A view as an operand, where kernels can walk it as it lies in memory: box 0 of the layout, and how far apart the
 // others are, in elements.

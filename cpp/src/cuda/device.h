@@ -67,6 +67,8 @@ BNFAST_DEVICE std::uint32_t load_acquire(const std::uint32_t* counter) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
     return value;
 }
+// Reads what other blocks may have written since the kernel began.
+BNFAST_DEVICE double load_shared_by_blocks(const double* from) { return __ldcg(from); }
 // Lets others go on, while this thread waits for a counter.
 BNFAST_DEVICE void pause() { __nanosleep(40); }
 

@@ -27,4 +27,13 @@ bool broadcast_strides(const TensorView& where, const TensorView& x, int axis, s
            broadcast_strides(where, x, axis, full_rank, strides);
 }
 
+WhereView::WhereView(const TensorView& where, const TensorView& x, int axis) : view_(where) {
+    std::copy_n(x.shape, x.ndim, shape_);
+    shape_[axis] = 1;
+    broadcast_strides(where, x, axis, strides_);
+    view_.ndim = x.ndim;
+    view_.shape = shape_;
+    view_.strides = strides_;
+}
+
 }  // namespace bnfast

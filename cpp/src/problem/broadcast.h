@@ -11,4 +11,17 @@ namespace bnfast {
 // lacks or has with length 1. False where its shape does not fit.
 bool broadcast_strides(const TensorView& where, const TensorView& x, int axis, std::int64_t* strides);
 
+// A `where` as a view of x's shape, but for one channel. The tensor that it was made of must outlive it.
+class WhereView {
+  public:
+    WhereView(const TensorView& where, const TensorView& x, int axis);
+    WhereView(const WhereView&) = delete;
+    WhereView& operator=(const WhereView&) = delete;
+    const TensorView& get() const { return view_; }
+
+  private:
+    TensorView view_;
+    std::int64_t shape_[kMaxDims], strides_[kMaxDims];
+};
+
 }  // namespace bnfast

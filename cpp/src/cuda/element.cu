@@ -1,0 +1,140 @@
+// The kernels of one element type, BNFAST_ELEMENT: which of them a call gets, and their launch.
+#include "cuda/kernels/backward.h"
+#include "cuda/kernels/forward.h"
+#include "cuda/kernels/table.h"
+#include "cuda/plan.h"
+
+namespace bnfast::cuda {
+namespace {
+
+using S = BNFAST_ELEMENT;
+using T = Compute<S>;
+constexpr int kWidest = kVectorBytes / static_cast<int>(sizeof(S));
+constexpr int kWidestInRows = kWidest < kMostOfVector ? kWidest : kMostOfVector;
+
+// The kernel that f is called with, as its template argument.
+template <template <class, bool> class Kernel, class W, class F>
+void with_activation(const NormTask& task, const F& f) {
+    // float64 has kernels with all activations only: they are slow to compile, and seldom used.
+    const bool simple = task.activation == Activation::kNone || task.activation == Activation::kRelu;
+    if (sizeof(S) < 8 && simple) {
+        f(Kernel<W, sizeof(S) < 8>{task});
+    } else {
+        f(Kernel<W, false>{task});
+    }
+}
+// Calls f with the kernel for a task: for the widest vectors that its tensors have, and its activation.
+template <template <class, bool> class Kernel, class F>
+void with_kernel(const NormTask& task, bool rows, const F& f) {
+    const int count = vector_of(task, rows, sizeof(S), rows ? kWidestInRows : kWidest);
+    if (rows) {
+        count == kWidestInRows ? with_activation<Kernel, Walk<S, kWidestInRows, true>>(task, f)
+                               : with_activation<Kernel, Walk<S, 1, true>>(task, f);
+    } else {
+        count == kWidest ? with_activation<Kernel, Walk<S, kWidest, false>>(task, f)
+                         : with_activation<Kernel, Walk<S, 1, false>>(task, f);
+    }
+}
+
+template <class Kernel>
+KernelShape shape_of(const Kernel&, bool rows) {
+    KernelShape shape;
+    shape.rows = rows;
+    shape.count = Kernel::kCount;
+    shape.size = sizeof(S);
+    shape.resident_blocks = [](int threads, std::int64_t shared_bytes) {
+        return resident_blocks<Kernel>(threads, shared_bytes);
+    };
+    return shape;
+}
+
+// --- forward ----------------------------------------------------------------------------------------------------
+
+void forward(NormTask& task, bool rows, Stream stream) {
+    with_kernel<ForwardKernel>(task, rows, [&](auto kernel) {
+        KernelShape shape = shape_of(kernel, rows);
+        shape.tiles = task.measures ? 1 : 0;
+        shape.meets = task.measures;
+        if (task.writes) shape.staged_parameter_bytes = 2 * sizeof(T);
+        TeamMemory memory;
+        const Grid grid = plan(shape, kernel.task, memory, stream);
+        if (grid.blocks > 0) launch(kernel, grid, stream);
+    });
+}
+
+// --- backward ---------------------------------------------------------------------------------------------------
+
+// dgamma and dbeta along the inner elements, where they are no by-product.
+template <bool kSimple>
+std::int64_t sum_parameters(const NormTask& task, DeviceMemory<double>& partials, Stream stream) {
+    constexpr std::int64_t kMostParts = 64, kRowsOfPart = 32;
+    ParameterSumsKernel<Walk<S, 1, false>, kSimple> kernel{task};
+    const std::int64_t period = task.parameter_count / task.inner;
+    kernel.task.work.units_of_box = Divider(task.channels / task.share.divisor());
+    kernel.rows = task.boxes * task.channels / period * task.outer;
+    const std::int64_t parts = (kernel.rows + kRowsOfPart - 1) / kRowsOfPart;
+    kernel.parts = static_cast<int>(parts < kMostParts ? parts : kMostParts);
+    partials = DeviceMemory<double>(kernel.parts * 2 * task.parameter_count, stream);
+    kernel.task.parameter_partials = partials.get();
+    kernel.task.mask.window = kernel.task.mask_before.window = -1;
+    kernel.task.work.parameters_staged = false;
+    Grid grid;
+    grid.blocks = (task.parameter_count + grid.threads - 1) / grid.threads * kernel.parts;
+    launch(kernel, grid, stream);
+    return kernel.parts;
+}
+
+std::int64_t backward(NormTask& task, bool rows, DeviceMemory<double>& partials, Stream stream) {
+    std::int64_t partial_rows = 0;
+    const bool along = task.parameters == ParametersAre::kAlongInner && !task.sums;
+    with_kernel<BackwardKernel>(task, rows, [&](auto kernel) {
+        KernelShape shape = shape_of(kernel, rows);
+        shape.tiles = task.residual.is_there() ? 3 : 2;
+        if (along) {
+            shape.staged_parameter_bytes = 2 * sizeof(T);
+            shape.parameter_sum_bytes = 2 * sizeof(typename ParameterSumOf<S>::Type);
+        }
+        TeamMemory memory;
+        const Grid grid = plan(shape, kernel.task, memory, stream);
+        if (along && kernel.task.work.parameters_staged) {
+            partial_rows = grid.blocks / kernel.task.work.team;
+            const std::int64_t numbers = partial_rows * 2 * task.parameter_count;
+            partials = DeviceMemory<double>(numbers, stream);
+            fill_with_zeros(partials.get(), static_cast<std::size_t>(numbers) * sizeof(double), stream);
+            kernel.task.parameter_partials = partials.get();
+        }
+        if (grid.blocks > 0) launch(kernel, grid, stream);
+    });
+    if (along && partial_rows == 0) {
+        const bool simple = task.activation == Activation::kNone || task.activation == Activation::kRelu;
+        partial_rows = sizeof(S) < 8 && simple ? sum_parameters<(sizeof(S) < 8)>(task, partials, stream)
+                                               : sum_parameters<false>(task, partials, stream);
+    }
+    return partial_rows;
+}
+
+// --- dropout ----------------------------------------------------------------------------------------------------
+
+template <int kCount>
+void launch_dropout(const DropoutTask& task, Stream stream) {
+    Grid grid;
+    const std::int64_t warps = grid.threads / kWarp, of_block = warps * kPortion;
+    grid.shared_bytes = warps * window_bytes(kPortion);
+    const std::int64_t wanted = (task.elements + of_block - 1) / of_block;
+    const std::int64_t most = std::int64_t{properties().processors} * 32;
+    grid.blocks = wanted < most ? wanted : most;
+    launch(DropoutKernel<S, kCount>{task}, grid, stream);
+}
+void dropout(const DropoutTask& task, bool vectors, Stream stream) {
+    vectors ? launch_dropout<kWidest>(task, stream) : launch_dropout<1>(task, stream);
+}
+
+}  // namespace
+
+template <>
+const ElementKernels& kernels_of_element<S>() {
+    static constexpr ElementKernels kKernels{&forward, &backward, &dropout};
+    return kKernels;
+}
+
+}  // namespace bnfast::cuda
