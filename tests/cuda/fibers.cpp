@@ -10,6 +10,7 @@
 
 #include "cuda/runtime.h"
 #include "stack.h"
+#include "written.h"
 
 namespace bnfast::cuda::host {
 namespace {
@@ -89,6 +90,7 @@ class Scheduler {
         threads_ = grid.threads;
         static const std::uint64_t order = order_of_environment();
         random_ = order;
+        written.clear();
         const std::int64_t at_once = grid.together ? grid.blocks : 1;
         all_ = static_cast<int>(at_once) * threads_;
         while (static_cast<int>(fibers_.size()) < all_) fibers_.emplace_back();
@@ -106,6 +108,7 @@ class Scheduler {
     }
 
     Fiber& running() { return *running_; }
+    WrittenBytes written;  // by the launch
 
     // What a fiber does for ever: its thread of one launch after the other.
     void run_threads() {
@@ -236,6 +239,26 @@ thread_local Scheduler scheduler;
 
 Fiber::Fiber() : stack([] { scheduler.run_threads(); }) {}
 
+[[noreturn]] void refuse(const char* primitive, const void* address, int bytes, const char* why) {
+    char text[200];
+    std::snprintf(text, sizeof text, "called %s for %d bytes at %p: %s", primitive, bytes, address, why);
+    scheduler.stop(text);
+}
+
+bool in_shared_memory(const void* address) {
+    return address >= here->shared && address < here->shared + here->shared_bytes;
+}
+
+void check_alignment(const char* primitive, const void* address, int bytes) {
+    if (reinterpret_cast<std::uintptr_t>(address) % static_cast<unsigned>(bytes) == 0) return;
+    refuse(primitive, address, bytes, "the address is no multiple of the size");
+}
+
+void check_global(const char* primitive, const void* address, int bytes) {
+    check_alignment(primitive, address, bytes);
+    if (in_shared_memory(address)) refuse(primitive, address, bytes, "the address is in shared memory");
+}
+
 }  // namespace
 
 void run(void (*thread)(const void*), const void* kernel, const Grid& grid) { scheduler.run(thread, kernel, grid); }
@@ -256,11 +279,22 @@ std::uint64_t exchange(std::uint64_t number, int mask) {
     return numbers[other];
 }
 
+void check_load(const char* primitive, const void* from, int bytes) {
+    check_global(primitive, from, bytes);
+    if (scheduler.written.has(from, bytes)) refuse(primitive, from, bytes, "the launch has stored there before");
+}
+void check_store(const char* primitive, void* to, int bytes) {
+    check_global(primitive, to, bytes);
+    scheduler.written.add(to, bytes);
+}
+
 void begin_copy(void* to_shared, const void* from, int bytes) {
-    check_alignment("copy_to_shared", to_shared, bytes);
+    constexpr const char* kName = "copy_to_shared";
+    check_load(kName, from, bytes);
+    check_alignment(kName, to_shared, bytes);
     char* const to = static_cast<char*>(to_shared);
-    if (!in_shared_memory(to) || to + bytes > here->shared + here->shared_bytes) {
-        refuse_access("copy_to_shared", to, bytes, "the destination is not in shared memory");
+    if (!in_shared_memory(to) || !in_shared_memory(to + bytes - 1)) {
+        refuse(kName, to, bytes, "the destination is not in shared memory");
     }
     std::memset(to, kUnwritten, static_cast<std::size_t>(bytes));
     scheduler.running().copies.push_back({to, from, static_cast<std::size_t>(bytes)});
@@ -270,12 +304,6 @@ void finish_copies() {
     std::vector<Copy>& copies = scheduler.running().copies;
     for (const Copy& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
     copies.clear();
-}
-
-void refuse_access(const char* primitive, const void* address, int bytes, const char* why) {
-    char text[200];
-    std::snprintf(text, sizeof text, "called %s for %d bytes at %p: %s", primitive, bytes, address, why);
-    scheduler.stop(text);
 }
 
 }  // namespace bnfast::cuda::host

@@ -4,7 +4,6 @@
 // cannot end, or that asks what a GPU does not allow, ends the program with a message that says which thread did what.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 namespace bnfast::cuda {
@@ -38,24 +37,15 @@ void pause();
 // Says that a thread wrote what others may wait for.
 void made_progress();
 
-// The destination has the number of a copy only after the thread waits for it.
+// Accesses to global memory end the program where a GPU would not do what is meant: at an address that is no multiple
+// of their size or is in shared memory, and loads of what the launch has stored, which may be read from a cache that
+// does not know of it.
+void check_load(const char* primitive, const void* from, int bytes);
+void check_store(const char* primitive, void* to, int bytes);
+
+// The destination has what is copied only after the thread waits for it.
 void begin_copy(void* to_shared, const void* from, int bytes);
 void finish_copies();
-
-// Ends the program because of an access of the running thread.
-[[noreturn]] void refuse_access(const char* primitive, const void* address, int bytes, const char* why);
-
-inline bool in_shared_memory(const void* address) {
-    return address >= here->shared && address < here->shared + here->shared_bytes;
-}
-inline void check_alignment(const char* primitive, const void* address, int bytes) {
-    if (reinterpret_cast<std::uintptr_t>(address) % static_cast<unsigned>(bytes) == 0) return;
-    refuse_access(primitive, address, bytes, "the address is no multiple of the size");
-}
-inline void check_global(const char* primitive, const void* address, int bytes) {
-    check_alignment(primitive, address, bytes);
-    if (in_shared_memory(address)) refuse_access(primitive, address, bytes, "the address is in shared memory");
-}
 
 }  // namespace host
 }  // namespace bnfast::cuda

@@ -41,7 +41,7 @@ inline void pause() { host::pause(); }
 template <class P>
 P load_global(const void* from) {
     static_assert(sizeof(P) == 2 || sizeof(P) == 4 || sizeof(P) == 8 || sizeof(P) == 16);
-    host::check_global("load_global", from, sizeof(P));
+    host::check_load("load_global", from, sizeof(P));
     P result;
     std::memcpy(&result, from, sizeof(P));
     return result;
@@ -49,13 +49,12 @@ P load_global(const void* from) {
 template <class P>
 void store_global(void* to, const P& value) {
     static_assert(sizeof(P) <= kVectorBytes);
-    host::check_global("store_global", to, sizeof(P));
+    host::check_store("store_global", to, sizeof(P));
     std::memcpy(to, &value, sizeof(P));
 }
 template <class P>
 void copy_to_shared(void* to_shared, const void* from) {
     static_assert(sizeof(P) == 2 || sizeof(P) == 4 || sizeof(P) == 8 || sizeof(P) == 16);
-    host::check_global("copy_to_shared", from, sizeof(P));
     host::begin_copy(to_shared, from, sizeof(P));
 }
 inline void wait_for_copies() { host::finish_copies(); }

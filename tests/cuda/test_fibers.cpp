@@ -155,6 +155,46 @@ void check_blocks_that_run_together() {
     for (const std::int64_t blocks : {1, 2, 16}) add_together(true, blocks);
 }
 
+// A kernel made of a function.
+template <class Function>
+struct Run {
+    Function function;
+    void operator()() const { function(); }
+};
+// Memory that a kernel has not written holds NaNs, whatever a block before it left there.
+void check_unwritten_memory() {
+    const DeviceMemory<float> found(2, nullptr), unwritten(1, nullptr);
+    require(unwritten.get()[0] != unwritten.get()[0], "new memory is not zero");
+    const auto look = [numbers = found.get()] {
+        float* const shared = reinterpret_cast<float*>(shared_memory());
+        numbers[block_index()] = *shared;
+        *shared = 1;
+    };
+    launch(Run<decltype(look)>{look}, Grid{2, 1, sizeof(float)}, nullptr);
+    for (const float number : on_host(found, 2)) require(number != number, "shared memory is not zero");
+}
+
+// What one launch leaves behind does not show in the next: whether warps were full, and what was stored.
+void check_that_launches_are_apart() {
+    constexpr std::int64_t kNumbers = 5000;
+    const DeviceMemory<Pack<float, 4>> memory(kNumbers, nullptr);
+    for (const int threads : {40, 64, 256}) {
+        const int mask = threads == 40 ? 1 : 8;
+        const auto exchange = [numbers = memory.get(), mask] {
+            const float number = static_cast<float>(shuffle_xor(thread_index(), mask));
+            for (std::int64_t i = thread_index(); i < kNumbers; i += thread_count()) {
+                store_global(numbers + i, Pack<float, 4>{{number}});
+            }
+        };
+        launch(Run<decltype(exchange)>{exchange}, Grid{1, threads}, nullptr);
+        const auto compare = [numbers = memory.get(), threads, mask] {
+            const float number = load_global<Pack<float, 4>>(numbers + thread_index()).element[0];
+            require(number == static_cast<float>((thread_index() % threads ^ mask)), "each launch begins anew");
+        };
+        launch(Run<decltype(compare)>{compare}, Grid{1, 256}, nullptr);
+    }
+}
+
 // Each thread copies its number to shared memory, and reads it before and after it waits.
 struct CopyNumbers {
     const float* x;
@@ -237,12 +277,6 @@ void check_fatal(const char* expected, Function function) {
     require(message.find(expected) != std::string::npos, std::string(expected) + ", but got: " + message);
 }
 
-// A kernel made of a function, so that each mistake is a line.
-template <class Function>
-struct Run {
-    Function function;
-    void operator()() const { function(); }
-};
 template <class Function>
 void check_mistake(const char* expected, Function function, const Grid& grid = {1, 64, 64}) {
     check_fatal(expected, [&] { launch(Run<Function>{function}, grid, nullptr); });
@@ -276,6 +310,10 @@ void check_mistakes_of_memory() {
     check_mistake("called copy_to_shared for 8 bytes", [] { copy_to_shared<Two>(shared_memory() + 4, numbers); });
     check_mistake("the destination is not in shared memory", [] { copy_to_shared<Two>(numbers, numbers + 2); });
     check_mistake("the address is in shared memory", [] { load_global<Two>(shared_memory()); });
+    check_mistake("the launch has stored there before", [] {
+        store_global(numbers + thread_index() % 4 * 2, Two{});
+        if (thread_index() % 4 == 0) load_global<Pack<float, 1>>(numbers + 5);
+    });
 #if defined(__SANITIZE_ADDRESS__)
     check_mistake("heap-buffer-overflow", [] { shared_memory()[64] = 0; });
     check_mistake("stack-buffer-overflow", [] {
@@ -295,6 +333,8 @@ int main() {
     check_that_a_missing_barrier_shows();
     check_several_launching_threads();
     check_blocks_that_run_together();
+    check_unwritten_memory();
+    check_that_launches_are_apart();
     check_copies();
     check_refused_launches();
     check_mistakes_of_waiting();
