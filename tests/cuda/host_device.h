@@ -36,6 +36,7 @@ inline std::uint32_t atomic_add(std::uint32_t* counter, std::uint32_t value) {
 inline std::uint32_t load_acquire(const std::uint32_t* counter) {
     return *static_cast<const volatile std::uint32_t*>(counter);
 }
+inline double load_shared_by_blocks(const double* from) { return *from; }
 inline void pause() { host::pause(); }
 
 template <class P>

@@ -130,7 +130,8 @@ struct AddTogether {
             }
             barrier();
             sum = 0;
-            for (std::int64_t block = 0; block < block_count(); ++block) sum += exchanged[block];
+            for (std::int64_t block = 0; block < block_count(); ++block)
+                sum += load_shared_by_blocks(exchanged + block);
         }
         if (thread_index() == thread_count() - 1) sums[block_index()] = sum;
     }
