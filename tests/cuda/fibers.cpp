@@ -95,10 +95,13 @@ class Scheduler {
         all_ = static_cast<int>(at_once) * threads_;
         while (static_cast<int>(fibers_.size()) < all_) fibers_.emplace_back();
         std::vector<Block> blocks;
+        blocks.reserve(static_cast<std::size_t>(at_once));
         for (std::int64_t k = 0; k < at_once; ++k) blocks.emplace_back(grid.shared_bytes);
-        for (std::int64_t first = 0; first < grid.blocks; first += at_once) {
-            for (std::int64_t k = 0; k < at_once; ++k) {
-                start(blocks[static_cast<std::size_t>(k)], first + k, static_cast<int>(k) * threads_, grid);
+        for (std::int64_t index = 0; index < grid.blocks;) {
+            int first = 0;  // fiber of the block
+            for (Block& block : blocks) {
+                start(block, index++, first, grid);
+                first += threads_;
             }
             live_ = all_;
             made_progress();
@@ -155,6 +158,8 @@ class Scheduler {
   private:
     static constexpr int kPatience = 1000;  // pauses of each thread with nothing else between
 
+    Fiber& fiber_at(int number) { return fibers_[static_cast<std::size_t>(number)]; }
+
     void start(Block& block, std::int64_t index, int first, const Grid& grid) {
         char* const shared = block.shared.clear();
         block.barrier = {first, threads_};
@@ -164,7 +169,7 @@ class Scheduler {
                 const Group group{first + i, threads_ - i < kWarp ? threads_ - i : kWarp};
                 warp.barrier = warp.shuffle = group;
             }
-            Fiber& fiber = fibers_[static_cast<std::size_t>(first + i)];
+            Fiber& fiber = fiber_at(first + i);
             static_cast<Place&>(fiber) = {i, threads_, index, grid.blocks, shared, grid.shared_bytes};
             fiber.warp = &warp;
             fiber.parity = 0;
@@ -177,7 +182,7 @@ class Scheduler {
 
     void make_ready(const Group& group) {
         for (int i = group.first; i < group.first + group.size; ++i) {
-            Fiber& fiber = fibers_[static_cast<std::size_t>(i)];
+            Fiber& fiber = fiber_at(i);
             fiber.state = kReady;
             ready_.push_back(&fiber);
         }
@@ -208,13 +213,13 @@ class Scheduler {
     }
 
     void report_block(int first) {
-        int counts[kEnded + 1] = {}, examples[kEnded + 1];
+        int counts[kEnded + 1] = {}, examples[kEnded + 1] = {};
         for (int i = 0; i < threads_; ++i) {
-            const State state = fibers_[static_cast<std::size_t>(first + i)].state;
+            const State state = fiber_at(first + i).state;
             if (counts[state]++ == 0) examples[state] = i;
         }
         if (counts[kEnded] == threads_) return;
-        std::fprintf(stderr, "Block %lld:\n", static_cast<long long>(fibers_[static_cast<std::size_t>(first)].block));
+        std::fprintf(stderr, "Block %lld:\n", static_cast<long long>(fiber_at(first).block));
         for (int state = 0; state <= kEnded; ++state) {
             if (counts[state] == 0) continue;
             std::fprintf(stderr, "  %d of its threads %s, such as %d\n", counts[state], kStateNames[state],
