@@ -1,0 +1,309 @@
+// What the host asks of a GPU, asked of CUDA: runtime.h for nvcc.
+//
+// All of it is legal on a stream that is being captured into a CUDA graph, but for what returns numbers to the host.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "cuda/runtime.h"
+
+namespace bnfast::cuda {
+namespace {
+
+cudaStream_t stream_of(Stream stream) { return static_cast<cudaStream_t>(stream); }
+
+void check(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return;
+    throw std::runtime_error(std::string("CUDA could not ") + what + ": " + cudaGetErrorString(status) + " (" +
+                             cudaGetErrorName(status) + ")");
+}
+
+int current_device() {
+    int index = 0;
+    check(cudaGetDevice(&index), "name the current device");
+    return index;
+}
+
+// Whether what is enqueued becomes part of a graph. An error says that another stream is captured which this one, the
+// default stream, would have to wait for.
+bool is_captured(Stream stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    return cudaStreamIsCapturing(stream_of(stream), &status) != cudaSuccess || status != cudaStreamCaptureStatusNone;
+}
+
+// To be asked before anything that waits: waiting for a stream that is captured would spoil the graph.
+void check_not_captured(Stream stream, const char* what) {
+    if (!is_captured(stream)) return;
+    throw std::runtime_error(std::string("CUDA could not ") + what +
+                             ": the stream is being captured into a CUDA graph, which runs later");
+}
+
+// --- which GPUs there are -----------------------------------------------------------------------------------------
+
+struct Availability {
+    int devices = 0;
+    std::string reason;  // empty where there is a device
+};
+
+Availability look_for_devices() {
+    Availability found;
+    const cudaError_t status = cudaGetDeviceCount(&found.devices);
+    if (status == cudaSuccess && found.devices > 0) return found;
+    found.devices = 0;
+    int driver = 0;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+        found.reason = "there is no CUDA driver on this machine";
+    } else if (status == cudaSuccess || status == cudaErrorNoDevice) {
+        found.reason = "the CUDA driver shows no GPU to this process";
+    } else {
+        found.reason = std::string("the CUDA driver, of version ") + std::to_string(driver / 1000) + '.' +
+                       std::to_string(driver % 1000 / 10) + ", cannot be used: " + cudaGetErrorString(status);
+    }
+    return found;
+}
+
+const Availability& availability() {
+    static const Availability found = look_for_devices();
+    return found;
+}
+
+Properties ask_for_properties(int index) {
+    cudaDeviceProp asked;
+    check(cudaGetDeviceProperties(&asked, index), "describe the device");
+    Properties result{};
+    std::copy_n(asked.name, sizeof result.name - 1, result.name);
+    result.major = asked.major;
+    result.minor = asked.minor;
+    result.processors = asked.multiProcessorCount;
+    result.shared_per_processor = static_cast<std::int64_t>(asked.sharedMemPerMultiprocessor);
+    result.shared_per_block = static_cast<std::int64_t>(asked.sharedMemPerBlockOptin);
+    result.shared_reserved = static_cast<std::int64_t>(asked.reservedSharedMemPerBlock);
+    result.memory_bytes = static_cast<std::int64_t>(asked.totalGlobalMem);
+    return result;
+}
+
+// --- memory -------------------------------------------------------------------------------------------------------
+
+// How much unused memory of a device stays with the process. Working memory of a call is far less, and so costs no
+// mapping of pages once it has been there; what large copies took goes back when somebody next waits for the GPU.
+constexpr std::uint64_t kKeptBytes = std::uint64_t{256} << 20;
+
+void keep_memory(int device) {
+    cudaMemPool_t pool = nullptr;
+    check(cudaDeviceGetDefaultMemPool(&pool, device), "name the device's memory pool");
+    std::uint64_t kept = 0;
+    check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept), "ask what the memory pool keeps");
+    if (kept >= kKeptBytes) return;  // other libraries use the same pool
+    kept = kKeptBytes;
+    check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept), "let the memory pool keep memory");
+}
+
+// What is known of each device, asked when it is first used.
+struct KnownDevice {
+    std::once_flag pool, properties;
+    Properties values;
+};
+
+KnownDevice& known_device() {
+    static const auto devices = std::make_unique<KnownDevice[]>(static_cast<std::size_t>(device_count()));
+    return devices[static_cast<std::size_t>(current_device())];
+}
+
+// Memory that was allocated while its stream was captured belongs to the graph, where it is also released. Other memory
+// cannot be released on a stream that is captured: a context, say, of a call before, whose Python object a captured
+// call replaces. It waits for the end of the capture.
+class GraphMemory {
+  public:
+    void add(void* memory) {
+        const std::lock_guard lock(mutex_);
+        graphs_.insert(memory);
+    }
+    void release(void* memory, Stream stream) {
+        const std::lock_guard lock(mutex_);
+        if (graphs_.erase(memory) == 0 && is_captured(stream)) {
+            waiting_.emplace_back(memory, stream);
+        } else {
+            cudaFreeAsync(memory, stream_of(stream));
+        }
+    }
+    void release_waiting() {
+        const std::lock_guard lock(mutex_);
+        const auto end = std::remove_if(waiting_.begin(), waiting_.end(), [](const auto& one) {
+            return !is_captured(one.second) && cudaFreeAsync(one.first, stream_of(one.second)) == cudaSuccess;
+        });
+        waiting_.erase(end, waiting_.end());
+    }
+
+  private:
+    std::mutex mutex_;
+    std::unordered_set<void*> graphs_;
+    std::vector<std::pair<void*, Stream>> waiting_;
+};
+
+GraphMemory& graph_memory() {
+    static GraphMemory* const memory = new GraphMemory;  // never destroyed: memory may be released at the very end
+    return *memory;
+}
+
+// Bytes that travel as arguments of a launch, which CUDA copies when it is asked to launch: the host's memory may then
+// change, and a graph has them forever.
+struct StoreBytesKernel {
+    static constexpr int kMost = 4000;  // of the 4096 bytes that every GPU takes for arguments
+    char* to;
+    int count;
+    char bytes[kMost];
+
+    BNFAST_DEVICE void operator()() const {
+        for (int i = thread_index(); i < count; i += thread_count()) to[i] = bytes[i];
+    }
+};
+
+// Up to here a copy to the device is made by such launches, and costs a few microseconds for each. Beyond, it is made
+// as one and waited for.
+constexpr std::size_t kMostStoredBytes = 16 * StoreBytesKernel::kMost;
+
+// --- launches -----------------------------------------------------------------------------------------------------
+
+// Shared memory of a block that needs no leave.
+constexpr std::int64_t kUnaskedSharedBytes = 48 << 10;
+
+void allow_shared_memory(const void* function, std::int64_t bytes) {
+    if (bytes <= kUnaskedSharedBytes) return;
+    static std::mutex mutex;
+    static std::set<std::pair<const void*, int>> allowed;
+    const std::pair key(function, current_device());
+    const std::lock_guard lock(mutex);
+    if (allowed.count(key) > 0) return;
+    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(properties().shared_per_block)),
+          "grant a kernel all shared memory");
+    allowed.insert(key);
+}
+
+}  // namespace
+
+OnDevice::OnDevice(int index) : previous_(current_device()) {
+    if (previous_ != index) check(cudaSetDevice(index), "make the device the current one");
+}
+
+OnDevice::~OnDevice() {
+    int index = previous_;
+    if (cudaGetDevice(&index) != cudaSuccess || index != previous_) cudaSetDevice(previous_);
+}
+
+int device_count() { return availability().devices; }
+
+const char* why_unavailable() { return device_count() > 0 ? nullptr : availability().reason.c_str(); }
+
+const Properties& properties() {
+    KnownDevice& device = known_device();
+    std::call_once(device.properties, [&] { device.values = ask_for_properties(current_device()); });
+    return device.values;
+}
+
+void* allocate(std::size_t bytes, Stream stream) {
+    if (bytes == 0) return nullptr;
+    std::call_once(known_device().pool, [] { keep_memory(current_device()); });
+    graph_memory().release_waiting();
+    void* memory = nullptr;
+    const cudaError_t status = cudaMallocAsync(&memory, bytes, stream_of(stream));
+    if (status == cudaErrorMemoryAllocation) throw std::bad_alloc();
+    check(status, "allocate memory");
+    if (is_captured(stream)) graph_memory().add(memory);
+    return memory;
+}
+
+void release(void* memory, Stream stream) noexcept {
+    if (memory != nullptr) graph_memory().release(memory, stream);
+}
+
+void fill_with_zeros(void* memory, std::size_t bytes, Stream stream) {
+    check(cudaMemsetAsync(memory, 0, bytes, stream_of(stream)), "fill memory with zeros");
+}
+
+void copy_to_device(void* to, const void* from, std::size_t bytes, Stream stream) {
+    if (bytes > kMostStoredBytes && !is_captured(stream)) {
+        check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_of(stream)), "copy to the device");
+        check(cudaStreamSynchronize(stream_of(stream)),
+              "copy to the device");  // only pageable memory is copied at once
+        return;
+    }
+    for (std::size_t done = 0; done < bytes; done += StoreBytesKernel::kMost) {
+        StoreBytesKernel kernel;
+        kernel.to = static_cast<char*>(to) + done;
+        kernel.count = static_cast<int>(std::min(bytes - done, std::size_t{StoreBytesKernel::kMost}));
+        std::copy_n(static_cast<const char*>(from) + done, kernel.count, kernel.bytes);
+        launch(kernel, Grid{}, stream);
+    }
+}
+
+void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream) {
+    check_not_captured(stream, "copy to the host");
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_of(stream)), "copy to the host");
+    check(cudaStreamSynchronize(stream_of(stream)), "copy to the host");
+}
+
+void synchronise(Stream stream) {
+    check_not_captured(stream, "wait for a stream");
+    check(cudaStreamSynchronize(stream_of(stream)), "wait for a stream");
+}
+
+void order(Stream earlier, Stream later) {
+    if (earlier == later) return;
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "make an event");
+    cudaError_t status = cudaEventRecord(event, stream_of(earlier));
+    if (status == cudaSuccess) status = cudaStreamWaitEvent(stream_of(later), event, 0);
+    cudaEventDestroy(event);  // when it has happened: CUDA keeps it till then
+    check(status, "let one stream wait for another");
+}
+
+namespace detail {
+
+void launch(const void* function, const Grid& grid, void* arguments, Stream stream) {
+    allow_shared_memory(function, grid.shared_bytes);
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(grid.shared_bytes);
+    config.stream = stream_of(stream);
+    cudaLaunchAttribute together{};
+    together.id = cudaLaunchAttributeCooperative;
+    together.val.cooperative = 1;
+    config.attrs = &together;
+    config.numAttrs = grid.together ? 1 : 0;
+    check(cudaLaunchKernelExC(&config, function, &arguments), "launch a kernel");
+}
+
+int resident_blocks(const void* function, int threads, std::int64_t shared_bytes) {
+    static std::mutex mutex;
+    static std::map<std::tuple<const void*, int, std::int64_t, int>, int> known;
+    const std::tuple key(function, threads, shared_bytes, current_device());
+    {
+        const std::lock_guard lock(mutex);
+        const auto found = known.find(key);
+        if (found != known.end()) return found->second;
+    }
+    allow_shared_memory(function, shared_bytes);
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads,
+                                                        static_cast<std::size_t>(shared_bytes)),
+          "count the blocks of a kernel");
+    const std::lock_guard lock(mutex);
+    known.emplace(key, blocks);
+    return blocks;
+}
+
+}  // namespace detail
+}  // namespace bnfast::cuda
