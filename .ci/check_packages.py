@@ -16,7 +16,7 @@ SDIST_ROOT = {
 }
 SUFFIXES = {
     *(".c", ".cpp", ".h", ".cu", ".cuh", ".rs", ".cmake", ".map", ".txt"),
-    *(".py", ".pyi", ".typed", ".md", ".json", ".toml", ".png", ".svg", ".npz"),
+    *(".py", ".pyi", ".sh", ".typed", ".md", ".json", ".toml", ".png", ".svg", ".npz"),
 }
 NO_SUFFIX = {"LICENSE", "PKG-INFO", "py.typed", ".clang-format", ".clang-tidy", ".gitignore"}
 LARGEST_WHEEL = 5_000_000  # bytes
