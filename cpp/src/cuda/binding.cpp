@@ -1,6 +1,8 @@
 // A normalization call bound to memory of a GPU: its tensors as operands, in place or as dense copies.
 #include "cuda/binding.h"
 
+#include <algorithm>
+
 #include "cuda/numbers.h"
 #include "problem/broadcast.h"
 #include "problem/strides.h"
@@ -141,7 +143,7 @@ void Binding::describe() {
     task_.channels = g.channels;
     task_.inner = g.inner;
     task_.share = Divider(layout_.share);
-    task_.parameter_count = problem_.numbers.parameters;
+    task_.parameter_count = std::max<std::int64_t>(problem_.numbers.parameters, 1);  // it divides
     task_.parameters = layout_.parameters == ParameterMap::kAlongInner ? ParametersAre::kAlongInner
                        : layout_.share > 1                             ? ParametersAre::kOfChannel
                                                                        : ParametersAre::kOfStatistic;

@@ -10,14 +10,17 @@
 
 #if defined(__CUDACC__)
 #define BNFAST_DEVICE __device__ __forceinline__
+#define BNFAST_DEVICE_CALL __device__ __noinline__  // seldom run or long: its copies would take registers and minutes
 #else
 #define BNFAST_DEVICE inline
+#define BNFAST_DEVICE_CALL inline
 #endif
 
 namespace bnfast::cuda {
 
 constexpr int kWarp = 32;           // threads that run together, whose numbers begin with a multiple of this
 constexpr int kMostThreads = 256;   // of a block
+constexpr int kLeastBlocks = 2;     // of so many threads that a processor is to hold: the limit of registers
 constexpr int kVectorBytes = 16;    // the widest access to memory
 
 // N elements as they lie in memory, read and written by one access.

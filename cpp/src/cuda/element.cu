@@ -12,27 +12,31 @@ using T = Compute<S>;
 constexpr int kWidest = kVectorBytes / static_cast<int>(sizeof(S));
 constexpr int kWidestInRows = kWidest < kMostOfVector ? kWidest : kMostOfVector;
 
-// The kernel that f is called with, as its template argument.
-template <template <class, bool> class Kernel, class W, class F>
-void with_activation(const NormTask& task, const F& f) {
-    // float64 has kernels with all activations only: they are slow to compile, and seldom used.
+bool is_plain(const NormTask& task) {
     const bool simple = task.activation == Activation::kNone || task.activation == Activation::kRelu;
-    if (sizeof(S) < 8 && simple) {
-        f(Kernel<W, sizeof(S) < 8>{task});
+    const bool before = task.input.is_there() || task.mask_before.used;
+    return simple && !before && task.where == nullptr && !task.mask.used && !task.from_output;
+}
+
+// Calls f with the kernel for a task: for the widest vectors that its tensors have, and plain or not.
+template <template <class> class Kernel, int kCount, bool kRows, class F>
+void with_vectors(const NormTask& task, const F& f) {
+    // float64 has kernels for all that a call may have only: they are slow to compile, and seldom used.
+    constexpr bool kMayBePlain = sizeof(S) < 8;
+    if (kMayBePlain && is_plain(task)) {
+        f(Kernel<Walk<S, kCount, kRows, kMayBePlain>>{task});
     } else {
-        f(Kernel<W, false>{task});
+        f(Kernel<Walk<S, kCount, kRows, false>>{task});
     }
 }
-// Calls f with the kernel for a task: for the widest vectors that its tensors have, and its activation.
-template <template <class, bool> class Kernel, class F>
+template <template <class> class Kernel, class F>
 void with_kernel(const NormTask& task, bool rows, const F& f) {
     const int count = vector_of(task, rows, sizeof(S), rows ? kWidestInRows : kWidest);
     if (rows) {
-        count == kWidestInRows ? with_activation<Kernel, Walk<S, kWidestInRows, true>>(task, f)
-                               : with_activation<Kernel, Walk<S, 1, true>>(task, f);
+        count == kWidestInRows ? with_vectors<Kernel, kWidestInRows, true>(task, f)
+                               : with_vectors<Kernel, 1, true>(task, f);
     } else {
-        count == kWidest ? with_activation<Kernel, Walk<S, kWidest, false>>(task, f)
-                         : with_activation<Kernel, Walk<S, 1, false>>(task, f);
+        count == kWidest ? with_vectors<Kernel, kWidest, false>(task, f) : with_vectors<Kernel, 1, false>(task, f);
     }
 }
 
@@ -65,10 +69,9 @@ void forward(NormTask& task, bool rows, Stream stream) {
 // --- backward ---------------------------------------------------------------------------------------------------
 
 // dgamma and dbeta along the inner elements, where they are no by-product.
-template <bool kSimple>
 std::int64_t sum_parameters(const NormTask& task, DeviceMemory<double>& partials, Stream stream) {
     constexpr std::int64_t kMostParts = 64, kRowsOfPart = 32;
-    ParameterSumsKernel<Walk<S, 1, false>, kSimple> kernel{task};
+    ParameterSumsKernel<Walk<S, 1, false, false>> kernel{task};
     const std::int64_t period = task.parameter_count / task.inner;
     kernel.task.work.units_of_box = Divider(task.channels / task.share.divisor());
     kernel.rows = task.boxes * task.channels / period * task.outer;
@@ -102,14 +105,11 @@ std::int64_t backward(NormTask& task, bool rows, DeviceMemory<double>& partials,
             partials = DeviceMemory<double>(numbers, stream);
             fill_with_zeros(partials.get(), static_cast<std::size_t>(numbers) * sizeof(double), stream);
             kernel.task.parameter_partials = partials.get();
+        } else if (along) {  // first, as dx may go over dy
+            partial_rows = sum_parameters(task, partials, stream);
         }
         if (grid.blocks > 0) launch(kernel, grid, stream);
     });
-    if (along && partial_rows == 0) {
-        const bool simple = task.activation == Activation::kNone || task.activation == Activation::kRelu;
-        partial_rows = sizeof(S) < 8 && simple ? sum_parameters<(sizeof(S) < 8)>(task, partials, stream)
-                                               : sum_parameters<false>(task, partials, stream);
-    }
     return partial_rows;
 }
 

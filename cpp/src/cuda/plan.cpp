@@ -43,10 +43,17 @@ void cut_items(const KernelShape& shape, std::int64_t most_elements, NormTask& t
     const std::int64_t pieces = ceil_div(inner, most);
     work.piece = round_up(ceil_div(inner, pieces), kAlign);
     work.pieces = Divider(ceil_div(inner, work.piece));
-    const bool shares_bits = (task.mask.used && task.mask.along) || (task.mask_before.used && task.mask_before.along);
-    const std::int64_t vectors = ceil_div(std::min(work.piece, inner), shape.count);
-    work.lanes = shares_bits ? kWarp : power_of_two(vectors, 1, kWarp);
+    work.lanes = power_of_two(ceil_div(std::min(work.piece, inner), shape.count), 1, kWarp);
     work.items = task.inner == 0 ? 0 : task.outer * task.share.divisor() * work.pieces.divisor();
+}
+
+// The threads of a warp share the bits of an item, where it is theirs alone and one run of the mask.
+void set_windows(std::int64_t offset, NormTask& task) {
+    for (MaskTask* mask : {&task.mask, &task.mask_before}) {  // at most one of them is used
+        if (!mask->along || task.work.lanes != kWarp) continue;
+        mask->window = offset;
+        mask->window_bytes = window_bytes(task.work.piece);
+    }
 }
 
 }  // namespace
@@ -72,12 +79,9 @@ int vector_of(const NormTask& task, bool rows, std::int64_t size, int most) {
 Grid plan(const KernelShape& shape, NormTask& task, TeamMemory& memory, Stream stream) {
     const Properties& chip = properties();
     Work& work = task.work;
-    MaskTask* const window = task.mask.used && task.mask.along                 ? &task.mask
-                             : task.mask_before.used && task.mask_before.along ? &task.mask_before
-                                                                               : nullptr;
-    const std::int64_t warps = kMostThreads / kWarp;
     const std::int64_t scratch = scratch_bytes(shape.rows);
-    const std::int64_t windows = window != nullptr ? warps * window_bytes(kPiece) : 0;
+    // Room for the bits of masks is there in any case: no sum depends on whether there is dropout.
+    const std::int64_t windows = kMostThreads / kWarp * window_bytes(kPiece);
     const std::int64_t room =
         std::min(chip.shared_per_processor / kBlocksOfProcessor - chip.shared_reserved, chip.shared_per_block) -
         scratch - windows;
@@ -88,7 +92,6 @@ Grid plan(const KernelShape& shape, NormTask& task, TeamMemory& memory, Stream s
     const bool may_stage_parameters = shape.tiles > 0 && rich > plain && task.outer == 1 &&
                                       task.parameter_count == task.inner && task.parameters == ParametersAre::kAlongInner;
     cut_items(shape, shape.tiles == 0 ? kPiece : room / (may_stage_parameters ? rich : plain), task);
-    if (window != nullptr) window->window_bytes = window_bytes(work.piece);
 
     const std::int64_t parts = shape.rows ? ceil_div(task.channels, work.piece) : task.channels / task.share.divisor();
     work.units = task.boxes * parts;
@@ -111,7 +114,7 @@ Grid plan(const KernelShape& shape, NormTask& task, TeamMemory& memory, Stream s
         work.team = static_cast<int>(std::clamp<std::int64_t>(ceil_div(work.items, items), 1, 1 << 16));
         Grid grid = grid_of(0, 0);
         grid.threads = threads_of(items);
-        if (window != nullptr) window->window = scratch;
+        set_windows(scratch, task);
         const std::int64_t most = std::int64_t{chip.processors} * 64;
         grid.blocks = std::min(work.units, ceil_div(most, work.team)) * work.team;
         return grid;
@@ -149,7 +152,7 @@ Grid plan(const KernelShape& shape, NormTask& task, TeamMemory& memory, Stream s
     work.parameters_staged = staged && shape.staged_parameter_bytes > 0;
     const std::int64_t bytes = staged ? rich : plain;
     if (!staged) grid = attempt(plain);
-    if (window != nullptr) window->window = scratch + work.tile_items * work.piece * bytes;
+    set_windows(scratch + work.tile_items * work.piece * bytes, task);
     grid.together = work.team > 1 && shape.meets;
     if (grid.together) {
         const std::int64_t teams = grid.blocks / work.team;

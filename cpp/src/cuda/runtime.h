@@ -93,7 +93,7 @@ struct Grid {
 
 namespace detail {
 template <class Kernel>
-__global__ void __launch_bounds__(kMostThreads) run(const __grid_constant__ Kernel kernel) {
+__global__ void __launch_bounds__(kMostThreads, kLeastBlocks) run(const __grid_constant__ Kernel kernel) {
     kernel();
 }
 void launch(const void* function, const Grid& grid, void* arguments, Stream stream);

@@ -11,7 +11,7 @@
 
 namespace bnfast::cuda {
 
-template <class W, bool kSimple>
+template <class W>
 struct BackwardKernel {
     using S = typename W::S;
     using T = typename W::T;
@@ -49,38 +49,40 @@ struct BackwardKernel {
 
   private:
     using Gradient = numerics::DxCoefficients<T, double>;
-    using Gradients = GradientAtAffine<W, kSimple>;
+    using Gradients = GradientAtAffine<W>;
 
     BNFAST_DEVICE bool sums_are_wanted() const {
         return !task.constant_statistics || task.dgamma != nullptr || task.sum_dz != nullptr;
     }
 
-    // The statistics of a thread, and sums over their elements: of dz, and of dz * (x - mean) * prescale.
+    // The statistics of a thread, and sums over their elements: of dz, and of dz * (x - mean) * prescale. Other numbers
+    // are read again when they are needed: registers are few.
     struct Statistics {
         BNFAST_DEVICE Statistics(const W& w, const Unit& u) : walk(w), unit(u), coefficients(w, u) {
             for (int k = 0; k < kStatistics; ++k) {
-                numbers[k] = coefficients.from_state(k);
-                coefficients.set(k, numbers[k]);
-                prescale[k] = coefficients.affine(k).has_prescale ? numerics::widen(coefficients.affine(k).prescale) : 1;
+                const Numbers numbers = coefficients.from_state(k);
+                coefficients.set(k, numbers);
+                mean[k] = numbers.mean * prescale(k);
             }
         }
+        BNFAST_DEVICE double prescale(int k) const { return numerics::widen(coefficients.affine(k).prescale); }
+        // Of float32 and 16-bit x, with digits that x - mean has not in float32.
         BNFAST_DEVICE double deviation(T x, int k) const {
-            const double scaled = numerics::widen(x) * prescale[k];
-            return (scaled - numbers[k].mean * prescale[k]) - numbers[k].mean_low * prescale[k];
+            return numerics::widen(x) * prescale(k) - mean[k];
         }
         BNFAST_DEVICE Gradient gradient(int k) const {
             const NormTask& task = walk.task;
-            const Numbers& n = numbers[k];
+            const Numbers n = coefficients.from_state(k);
             const double squared =
                 task.placement == EpsPlacement::kVar
-                    ? numerics::squared_invstd_of(n.invstd, prescale[k])
-                    : numerics::squared_invstd_beside_eps(n.invstd, prescale[k], n.m2, n.count, task.eps);
+                    ? numerics::squared_invstd_of(n.invstd, prescale(k))
+                    : numerics::squared_invstd_beside_eps(n.invstd, prescale(k), n.m2, n.count, task.eps);
             double count = n.count, dz = sum_dz[k], dz_xmu = sum_dz_xmu[k];
             if (task.total_count != nullptr && walk.has_statistic(unit, k)) {
                 const std::int64_t i = walk.statistic(unit, k);
                 count = task.total_count[i];
                 dz = task.total_dz[i];
-                dz_xmu = task.total_dz_xmu[i] * prescale[k];
+                dz_xmu = task.total_dz_xmu[i] * prescale(k);
             }
             if (task.constant_statistics) count = 0.0;
             if (task.centre == Centre::kZero) dz = 0.0;
@@ -90,8 +92,7 @@ struct BackwardKernel {
         const W& walk;
         const Unit& unit;
         Coefficients<W> coefficients;
-        Numbers numbers[kStatistics];
-        double prescale[kStatistics];
+        double mean[kStatistics];  // of x * prescale
         double sum_dz[kStatistics] = {}, sum_dz_xmu[kStatistics] = {};
     };
 
@@ -157,7 +158,7 @@ struct BackwardKernel {
                         const auto& a = elements[e];
                         if (!a.takes_part) continue;  // x may be anything there
                         const double weighted = numerics::widen(task.sums ? a.dz : a.dz * a.weight);
-                        const double xmu = sizeof(T) == 8 || task.from_output ? numerics::widen(a.centred)
+                        const double xmu = sizeof(T) == 8 || (!W::kPlain && task.from_output) ? numerics::widen(a.centred)
                                                                               : b.statistics.deviation(a.x, k);
                         sums[2 * k] += weighted;
                         sums[2 * k + 1] += weighted * xmu;
@@ -197,14 +198,15 @@ struct BackwardKernel {
         for (int k = 0; k < kStatistics; ++k) {
             if (!b.walk.has_statistic(b.unit, k)) continue;
             const std::int64_t i = W::kRows ? b.walk.statistic(b.unit, k) : b.unit.number;  // of the channel
-            const double dz_xmu = statistics.sum_dz_xmu[k] / statistics.prescale[k];
+            const double dz_xmu = statistics.sum_dz_xmu[k] / statistics.prescale(k);
             if (task.sum_dz != nullptr) {
                 task.sum_dz[i] = statistics.sum_dz[k];
                 task.sum_dz_xmu[i] = dz_xmu;
             }
             if (task.dgamma != nullptr) {
                 task.dbeta[i] = statistics.sum_dz[k];
-                task.dgamma[i] = statistics.sum_dz_xmu[k] * (statistics.numbers[k].invstd / statistics.prescale[k]);
+                const double invstd = statistics.coefficients.from_state(k).invstd;
+                task.dgamma[i] = statistics.sum_dz_xmu[k] * (invstd / statistics.prescale(k));
             }
         }
     }
@@ -223,8 +225,7 @@ struct BackwardKernel {
     }
     BNFAST_DEVICE void write(const Block& b, std::int64_t first, std::int64_t last, const Gradient* gradient) const {
         struct Run {
-            Place place;
-            std::int64_t mask;
+            OpenedMask mask;
             const S* dh;
             S *dx, *dresidual;
         };
@@ -232,7 +233,7 @@ struct BackwardKernel {
         for_each_vector(
             b, first, last,
             [&](const Place& p) {
-                return Run{p, before.open(p), b.walk.at_if_any(task.dh, p), b.walk.at(task.dx, p),
+                return Run{before.open(p), b.walk.at_if_any(task.dh, p), b.walk.at(task.dx, p),
                            b.walk.at_if_any(task.dresidual, p)};
             },
             [&](const Run& run, std::int64_t i, std::int64_t, const auto* elements, const Gradients&) {
@@ -247,7 +248,7 @@ struct BackwardKernel {
                     T other = a.dz;
                     if (before.used()) {
                         other = result;
-                        result = before.drop(run.mask, run.place, i, e, result);
+                        result = before.drop(run.mask, i, e, result);
                     }
                     dx.element[e] = encode<S>(a.takes_part ? result : T(0));
                     dresidual.element[e] = encode<S>(other);

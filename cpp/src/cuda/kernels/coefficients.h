@@ -47,7 +47,7 @@ class Coefficients {
                       c.mean_low,
                       c.scale,
                       c.shift,
-                      walk_.task.from_output ? numerics::inverse_scale<T>(c.exact_scale) : T(1),
+                      !W::kPlain && walk_.task.from_output ? numerics::inverse_scale<T>(c.exact_scale) : T(1),
                       c.exact_prescale != 1.0,
                       c.prescale};
     }
@@ -86,7 +86,7 @@ class Parameters {
     }
     // Once for each block that stages them.
     BNFAST_DEVICE void stage(const Unit& unit, std::int64_t first, std::int64_t last) {
-        if (!walk_.work().parameters_staged) return;
+        if (W::kRows || !walk_.work().parameters_staged) return;
         walk_.for_each_vector(
             unit, first, last, [&](const Place& p) { return p.inner; },
             [&](std::int64_t inner, std::int64_t i, std::int64_t slot) {
@@ -97,7 +97,7 @@ class Parameters {
             });
     }
 
-    BNFAST_DEVICE bool used() const { return used_; }
+    BNFAST_DEVICE bool used() const { return !W::kRows && used_; }
     BNFAST_DEVICE Run open(const Place& p) const {
         if (walk_.task.parameters == ParametersAre::kAlongInner) return {unit_first_ + p.inner, 1};
         return {p.channel, 0};

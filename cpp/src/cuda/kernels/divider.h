@@ -6,6 +6,12 @@
 
 namespace bnfast::cuda {
 
+// The quotient of numbers of any size.
+template <class T>
+BNFAST_DEVICE_CALL T long_quotient(T n, T divisor) {
+    return n / divisor;
+}
+
 // For 32-bit dividends (Granlund & Montgomery 1994, section 4); larger ones are divided as they are.
 class Divider {
   public:
@@ -19,7 +25,7 @@ class Divider {
     BNFAST_INLINE std::int64_t divisor() const { return divisor_; }
     BNFAST_DEVICE std::int64_t quotient(std::int64_t n) const {
         if (divisor_ == 1) return n;
-        if (n > kMost || divisor_ > kMost) return n / divisor_;
+        if (n > kMost || divisor_ > kMost) return long_quotient(n, divisor_);
         const std::uint64_t small = static_cast<std::uint64_t>(n);
         return static_cast<std::int64_t>((((small * multiplier_) >> 32) + small) >> shift_);
     }

@@ -45,8 +45,8 @@ struct DropoutKernel {
                 for (int e = 0; e < kCount; ++e) {
                     bool kept = task.mask.keep != 0;
                     if (masked) {  // a vector is one element where there are several runs
-                        kept = task.one_run ? kept_in_window(window, begin, i + e)
-                                            : numerics::is_kept(task.mask, static_cast<std::uint64_t>(at.mask));
+                        kept = task.one_run ? kept_in_window(window, 0, static_cast<unsigned>(i + e - begin))
+                                            : is_kept(task.mask, static_cast<std::uint64_t>(at.mask));
                     }
                     out.element[e] = encode<S>(apply(kept, decode(in.element[e])));
                 }
@@ -88,7 +88,7 @@ struct MaskKernel {
         for (std::int64_t i = block_index() * thread_count() + thread_index(); i < elements;
              i += block_count() * thread_count()) {
             const bool kept = mask.keep >= kKeepAll ||
-                              (mask.keep != 0 && numerics::is_kept(mask, static_cast<std::uint64_t>(place.at(i))));
+                              (mask.keep != 0 && is_kept(mask, static_cast<std::uint64_t>(place.at(i))));
             out[i] = kept ? 1 : 0;
         }
     }

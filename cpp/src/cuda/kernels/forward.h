@@ -9,7 +9,7 @@
 
 namespace bnfast::cuda {
 
-template <class W, bool kSimple>
+template <class W>
 struct ForwardKernel {
     using S = typename W::S;
     using T = typename W::T;
@@ -83,7 +83,7 @@ struct ForwardKernel {
     BNFAST_DEVICE void stage_tile(const W& walk, const Unit& unit, std::int64_t first, std::int64_t last,
                                   bool write_h) const {
         S* const tile = walk.tile(0);
-        if (!task.input.is_there()) {
+        if (W::kPlain || !task.input.is_there()) {
             walk.stage(task.x, tile, unit, first, last);
             wait_for_copies();
             return;
@@ -91,15 +91,14 @@ struct ForwardKernel {
         struct Run {
             const S *input, *residual;
             S* h;
-            std::int64_t mask;
-            Place place;
+            OpenedMask mask;
         };
         const Dropper<W> dropper(walk, task.mask_before);
         walk.for_each_vector(
             unit, first, last,
             [&](const Place& p) {
                 return Run{walk.at(task.input, p), walk.at_if_any(task.input_residual, p), walk.at(task.x, p),
-                           dropper.open(p), p};
+                           dropper.open(p)};
             },
             [&](const Run& run, std::int64_t i, std::int64_t slot) {
                 const Vector x = load_global<Vector>(run.input + i);
@@ -107,7 +106,7 @@ struct ForwardKernel {
                 if (run.residual != nullptr) residual = load_global<Vector>(run.residual + i);
                 for (int e = 0; e < kCount; ++e) {
                     T value = decode(x.element[e]);
-                    if (dropper.used()) value = dropper.drop(run.mask, run.place, i, e, value);
+                    if (dropper.used()) value = dropper.drop(run.mask, i, e, value);
                     if (run.residual != nullptr) value = value + decode(residual.element[e]);
                     h.element[e] = encode<S>(value);
                 }
@@ -137,17 +136,16 @@ struct ForwardKernel {
             const S *x, *residual;
             S* y;
             const std::uint8_t* where;
-            std::int64_t mask;
+            OpenedMask mask;
             typename Parameters<W>::Run parameters;
-            Place place;
         };
         const Dropper<W> dropper(walk, task.mask);
-        const ActivationOf<T, kSimple> activation{task.activation, static_cast<T>(task.slope)};
+        const ActivationOf<T, W::kPlain> activation{task.activation, static_cast<T>(task.slope)};
         walk.for_each_vector(
             unit, first, last,
             [&](const Place& p) {
                 return Run{walk.at(task.x, p), walk.at_if_any(task.residual, p), walk.at(task.y, p),
-                           walk.open_where(p), dropper.open(p), parameters.open(p), p};
+                           walk.open_where(p), dropper.open(p), parameters.open(p)};
             },
             [&](const Run& run, std::int64_t i, std::int64_t slot) {
                 const Vector x =
@@ -164,7 +162,7 @@ struct ForwardKernel {
                     }
                     if (run.residual != nullptr) z = z + decode(residual.element[e]);
                     T value = activation.forward(z);
-                    if (dropper.used()) value = dropper.drop(run.mask, run.place, i, e, value);
+                    if (dropper.used()) value = dropper.drop(run.mask, i, e, value);
                     if (!walk.takes_part(run.where, i, e)) value = T(0);
                     y.element[e] = encode<S>(value);
                 }

@@ -9,16 +9,15 @@
 
 namespace bnfast::cuda {
 
-template <class W, bool kSimple>
+template <class W>
 class GradientAtAffine {
     using S = typename W::S;
     using T = typename W::T;
 
   public:
     struct Run {
-        Place place;
         const std::uint8_t* where;
-        std::int64_t mask;
+        OpenedMask mask;
         typename Parameters<W>::Run parameters;
     };
     // (x - mean) * prescale; dz; and the weight of dz among the elements of its statistic, which is gamma where one
@@ -36,7 +35,7 @@ class GradientAtAffine {
           activation_{walk.task.activation, static_cast<T>(walk.task.slope)} {}
 
     BNFAST_DEVICE Run open(const Place& p) const {
-        return {p, walk_.open_where(p), dropper_.open(p), parameters_.open(p)};
+        return {walk_.open_where(p), dropper_.open(p), parameters_.open(p)};
     }
     // Element e of a vector, from those of x, dy and residual.
     BNFAST_DEVICE Element at(const Run& run, std::int64_t i, std::int64_t slot, int e, S x, S dy, S residual) const {
@@ -46,14 +45,14 @@ class GradientAtAffine {
         Element a{decode(x), T(0), decode(dy), T(1), walk_.takes_part(run.where, i, e)};
         if (weighted) a.weight = parameters_.gamma(run.parameters, i, slot, e);
         const auto beta = [&] { return parameters_.beta(run.parameters, i, slot, e); };
-        if (task.from_output) {
-            T z = activation_.inverse(a.x);
-            a.dz = a.dz * activation_.derivative_from_output(a.x);
-            if (weighted) z = (z - beta()) * numerics::inverse_scale<T>(numerics::widen(a.weight));
-            a.centred = affine.undo(z);
+        if (!W::kPlain && task.from_output) {
+            Undone<T> undone = activation_.undo(a.x);
+            a.dz = a.dz * undone.derivative;
+            if (weighted) undone.z = (undone.z - beta()) * numerics::inverse_scale<T>(numerics::widen(a.weight));
+            a.centred = affine.undo(undone.z);
         } else {
             a.centred = affine.centre(a.x);
-            if (dropper_.used()) a.dz = dropper_.drop(run.mask, run.place, i, e, a.dz);
+            if (dropper_.used()) a.dz = dropper_.drop(run.mask, i, e, a.dz);
             if (task.activation != Activation::kNone) {
                 T z = affine.apply(a.centred);
                 if (weighted) z = numerics::ScaleAndShift<T>{a.weight, beta()}.apply(z);
@@ -72,7 +71,7 @@ class GradientAtAffine {
     const Coefficients<W>& coefficients_;
     const Parameters<W>& parameters_;
     Dropper<W> dropper_;
-    ActivationOf<T, kSimple> activation_;
+    ActivationOf<T, W::kPlain> activation_;
 };
 
 }  // namespace bnfast::cuda

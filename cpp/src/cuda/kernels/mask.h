@@ -8,6 +8,15 @@ namespace bnfast::cuda {
 using numerics::kGroup;
 constexpr int kOfGroup = 16;  // counters, each of which decides about eight elements
 
+template <class Mask>
+BNFAST_DEVICE_CALL bool wins_tie(const Mask& mask, std::uint64_t element) {
+    return numerics::wins_tie(mask, element);
+}
+template <class Mask>
+BNFAST_DEVICE_CALL bool is_kept(const Mask& mask, std::uint64_t element) {
+    return numerics::is_kept(mask, element);
+}
+
 // The bits of the eight elements 128 g + 16 k + l that counter 16 g + l decides about: that of k is bit k.
 BNFAST_DEVICE std::uint32_t bits_of_counter(const DropoutMask& mask, std::uint64_t counter) {
     const auto words = numerics::philox(counter, mask.offset, mask.seed);
@@ -16,7 +25,7 @@ BNFAST_DEVICE std::uint32_t bits_of_counter(const DropoutMask& mask, std::uint64
     for (std::uint32_t k = 0; k < 8; ++k) {
         const std::uint32_t u = numerics::first_draw(words, k);
         bool kept = u < high;
-        if (u == high) kept = numerics::wins_tie(mask, counter / kOfGroup * kGroup + k * 16 + counter % kOfGroup);
+        if (u == high) kept = wins_tie(mask, counter / kOfGroup * kGroup + k * 16 + counter % kOfGroup);
         bits |= static_cast<std::uint32_t>(kept) << k;
     }
     return bits;
@@ -24,7 +33,8 @@ BNFAST_DEVICE std::uint32_t bits_of_counter(const DropoutMask& mask, std::uint64
 // The bytes that a warp makes for `length` elements of a mask, wherever they begin.
 BNFAST_INLINE std::int64_t window_bytes(std::int64_t length) { return (length / kGroup + 2) * kOfGroup; }
 // All threads of the warp make the bits of elements [begin, begin + length), which kept_in_window() then reads.
-BNFAST_DEVICE void fill_window(const DropoutMask& mask, std::int64_t begin, std::int64_t length, std::uint8_t* window) {
+template <class Mask>
+BNFAST_DEVICE_CALL void fill_window(const Mask& mask, std::int64_t begin, std::int64_t length, std::uint8_t* window) {
     const std::int64_t first = begin / kGroup * kOfGroup;
     const std::int64_t count = ((begin + length + kGroup - 1) / kGroup) * kOfGroup - first;
     warp_barrier();  // what was there has been read
@@ -33,9 +43,33 @@ BNFAST_DEVICE void fill_window(const DropoutMask& mask, std::int64_t begin, std:
     }
     warp_barrier();
 }
-BNFAST_DEVICE bool kept_in_window(const std::uint8_t* window, std::int64_t begin, std::int64_t element) {
-    const std::int64_t group = element / kGroup - begin / kGroup;
-    return (window[group * kOfGroup + element % kOfGroup] >> (element / kOfGroup % 8)) & 1;
+// `past_group`: of the window's first element, where its group begins; `element` counts from that one.
+BNFAST_DEVICE bool kept_in_window(const std::uint8_t* window, unsigned past_group, unsigned element) {
+    constexpr unsigned kOf = kGroup, kCounters = kOfGroup;
+    const unsigned i = past_group + element;
+    return (window[i / kOf * kCounters + i % kCounters] >> (i / kCounters % 8)) & 1;
+}
+
+// What is the same for all elements of an item, but for their place in it.
+struct OpenedMask {
+    std::int64_t index = 0;  // in the mask, of the first element of the run, or where it goes along, of the item
+    std::int64_t inner = 0;  // of the item in its run
+    unsigned past_group = 0;
+};
+// Calls, as they are long, and seldom beside their work, or slow in any case.
+template <class Task>
+BNFAST_DEVICE_CALL OpenedMask open_mask(const Task& task, const Place& p, std::int64_t length, std::uint8_t* window) {
+    OpenedMask opened{p.box * task.box + p.channel * task.channel + task.outer.at(p.outer), p.inner, 0};
+    if (!task.along) return opened;
+    opened.index += p.inner;
+    opened.past_group = static_cast<unsigned>(opened.index % kGroup);
+    if (task.window >= 0) fill_window(task.mask, opened.index, length, window);
+    return opened;
+}
+template <class Task>
+BNFAST_DEVICE_CALL bool is_kept_in_run(const Task& task, const OpenedMask& opened, std::int64_t i) {
+    const std::int64_t index = task.along ? opened.index + i : opened.index + task.inner.at(opened.inner + i);
+    return is_kept(task.mask, static_cast<std::uint64_t>(index));
 }
 
 // The mask of a walk's elements. Where elements of an item follow each other in the mask and a warp has it for itself,
@@ -48,29 +82,21 @@ class Dropper {
     BNFAST_DEVICE Dropper(const W& walk, const MaskTask& task)
         : walk_(walk), task_(task), scale_(static_cast<T>(task.scale)) {}
 
-    BNFAST_DEVICE bool used() const { return task_.used; }
-    // The element of the mask that belongs to the first one of an item, but for what is inside of the run.
-    BNFAST_DEVICE std::int64_t open(const Place& p) const {
-        if (!task_.used) return 0;
-        std::int64_t index = p.box * task_.box + p.channel * task_.channel + task_.outer.at(p.outer);
-        if (!task_.along) return index;
-        index += p.inner;
-        if (task_.window >= 0) fill_window(task_.mask, index, walk_.work().piece, window());
-        return index;
+    BNFAST_DEVICE bool used() const { return !W::kPlain && task_.used; }
+    BNFAST_DEVICE OpenedMask open(const Place& p) const {
+        return used() ? open_mask(task_, p, walk_.work().piece, window()) : OpenedMask{};
     }
-    // Element e of the vector at place.inner + i.
-    BNFAST_DEVICE bool kept(std::int64_t opened, const Place& p, std::int64_t i, int e) const {
-        if (task_.window >= 0) return kept_in_window(window(), opened, opened + i + e);
-        std::int64_t index;
+    // Whether element e of vector i of an item is kept.
+    BNFAST_DEVICE bool kept(const OpenedMask& opened, std::int64_t i, int e) const {
         if constexpr (W::kRows) {
-            index = opened + (i + e) * task_.channel;
+            return is_kept(task_.mask, static_cast<std::uint64_t>(opened.index + (i + e) * task_.channel));
         } else {
-            index = task_.along ? opened + i + e : opened + task_.inner.at(p.inner + i + e);
+            if (task_.window < 0) return is_kept_in_run(task_, opened, i + e);
+            return kept_in_window(window(), opened.past_group, static_cast<unsigned>(i + e));
         }
-        return numerics::is_kept(task_.mask, static_cast<std::uint64_t>(index));
     }
-    BNFAST_DEVICE T drop(std::int64_t opened, const Place& p, std::int64_t i, int e, T value) const {
-        return kept(opened, p, i, e) ? value * scale_ : T(0);
+    BNFAST_DEVICE T drop(const OpenedMask& opened, std::int64_t i, int e, T value) const {
+        return kept(opened, i, e) ? value * scale_ : T(0);
     }
 
   private:

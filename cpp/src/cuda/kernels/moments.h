@@ -41,12 +41,14 @@ class Measurement {
         const NormTask& task = walk_.task;
         for (int k = 0; k < kStatistics; ++k) {
             if (task.centre == Centre::kZero) all.of[k] = numerics::about_zero(all.of[k], all.count);
-            if (sizeof(T) == 8 && exponent_[k] != kNoExponent) {
-                const auto scaled = all.of[k];
-                invstd_[k] = numerics::invstd_of_scaled(scaled.m2, all.count, exponent_[k], task.eps, task.placement);
-                all.of[k] = too_large_[k] ? numerics::scaled_back(scaled, exponent_[k]) : before_[k];
+            const auto moments = all.of[k];
+            const bool scaled = sizeof(T) == 8 && exponent_[k] != kNoExponent;
+            if (scaled) all.of[k] = too_large_[k] ? numerics::scaled_back(moments, exponent_[k]) : before_[k];
+            if (scaled && moments.m2 > 0.0) {
+                invstd_[k] =
+                    numerics::invstd_of_scaled(moments.m2, all.count, exponent_[k], task.eps, task.placement);
             } else {
-                const double var = numerics::variance(all.of[k].m2, all.count);
+                const double var = numerics::variance(moments.m2, all.count);
                 invstd_[k] = numerics::invstd_of(var, task.eps, task.placement);
             }
         }
@@ -94,7 +96,6 @@ class Measurement {
         Result result;
         double pivot[kStatistics];
         find_pivots(begin, end, result.count, pivot);
-        if (result.count == 0.0) return result;
         if constexpr (sizeof(S) == 2 && !W::kRows) {
             about<T>(begin, end, pivot, result);
             if (numerics::trusted_in_short_runs(last_squares_, result.of[0].m2)) return result;
@@ -130,7 +131,7 @@ class Measurement {
         count = sums[kStatistics];
         if constexpr (sizeof(T) == 8) reduce<Larger>(most, walk_.classes(), walk_.scratch());
         for (int k = 0; k < kStatistics; ++k) {
-            const double mean = sums[k] * kOfVector / count;
+            const double mean = count > 0.0 ? sums[k] * kOfVector / count : 0.0;
             if constexpr (sizeof(T) == 8) {
                 const double near = numerics::abs(most[k]) * 0x1p-40;
                 pivot[k] = numerics::abs(most[k] - mean) <= near ? most[k] : mean;
@@ -163,12 +164,14 @@ class Measurement {
                     s[k] = q[k] = V(0);
                 }
             });
-        for (int k = 0; k < kStatistics && sizeof(V) == 8; ++k) {
-            sums[2 * k] = numerics::widen(s[k]);
-            sums[2 * k + 1] = numerics::widen(q[k]);
+        if constexpr (sizeof(V) == 8) {
+            for (int k = 0; k < kStatistics; ++k) {
+                sums[2 * k] = s[k];
+                sums[2 * k + 1] = q[k];
+            }
         }
         reduce<Add>(sums, walk_.classes(), walk_.scratch());
-        for (int k = 0; k < kStatistics; ++k) {
+        for (int k = 0; k < kStatistics && result.count > 0.0; ++k) {
             result.of[k] = numerics::moments_about(pivot[k], result.count, sums[2 * k], sums[2 * k + 1]);
         }
         last_squares_ = sums[1];

@@ -30,7 +30,7 @@ class ParameterSums {
   public:
     // `tiles_before`: staged operands. Unused where the task has no memory for the results.
     BNFAST_DEVICE ParameterSums(const W& walk, int tiles_before)
-        : walk_(walk), used_(walk.task.parameter_partials != nullptr) {
+        : walk_(walk), used_(!W::kRows && walk.task.parameter_partials != nullptr) {
         const std::int64_t elements = walk.work().tile_items * walk.work().piece;
         dbeta_ = reinterpret_cast<Sum*>(reinterpret_cast<T*>(walk.tile(tiles_before)) + 2 * elements);
         dgamma_ = dbeta_ + elements;
@@ -80,7 +80,7 @@ class ParameterSums {
 
 // The same where that does not fit, and where the parameters of a unit depend on its number: a thread for each parameter
 // and part of the rows that have it, which computes dz again.
-template <class W, bool kSimple>
+template <class W>
 struct ParameterSumsKernel {
     using S = typename W::S;
     static_assert(W::kCount == 1 && !W::kRows);
@@ -105,7 +105,7 @@ struct ParameterSumsKernel {
             const Parameters<W> parameters(walk, unit, 0);
             Coefficients<W> coefficients(walk, unit);
             coefficients.set(0, coefficients.from_state(0));
-            const GradientAtAffine<W, kSimple> gradient(walk, coefficients, parameters);
+            const GradientAtAffine<W> gradient(walk, coefficients, parameters);
             const Place place{unit.box, outer, unit.channel, 0};
             const S residual = task.residual.is_there() ? walk.at(task.residual, place)[i] : S{};
             const auto a =

@@ -22,13 +22,15 @@ constexpr std::int64_t scratch_bytes(bool rows) {
     return (rows ? kRowLanes : 1) * kMostEntries * (kMostThreads / kWarp) * static_cast<std::int64_t>(sizeof(double));
 }
 
-// kCount neighbouring elements go through a thread at once. In rows each of them has a statistic of its own.
-template <class Element, int kElements, bool kInRows>
+// kCount neighbouring elements go through a thread at once. In rows each of them has a statistic of its own. Plain calls
+// have an activation of few instructions, or none, and neither `where` nor dropout nor anything before the norm, nor is
+// x to be found from y: their kernels are without the code for those, which takes registers even where it does not run.
+template <class Element, int kElements, bool kInRows, bool kIsPlain>
 struct Walk {
     using S = Element;
     using T = Compute<S>;
     static constexpr int kCount = kElements;
-    static constexpr bool kRows = kInRows;
+    static constexpr bool kRows = kInRows, kPlain = kIsPlain;
     static constexpr int kStatistics = kRows ? kCount : 1;  // of a thread
     using Vector = Pack<S, kCount>;
 
@@ -90,11 +92,11 @@ struct Walk {
     // --- where ---
 
     BNFAST_DEVICE const std::uint8_t* open_where(const Place& p) const {
-        return task.where == nullptr ? nullptr : task.where + p.outer * task.inner + p.inner;
+        return kPlain || task.where == nullptr ? nullptr : task.where + p.outer * task.inner + p.inner;
     }
     // Whether element e of vector i takes part.
     BNFAST_DEVICE bool takes_part(const std::uint8_t* where, std::int64_t i, int e) const {
-        return where == nullptr || where[kRows ? 0 : i + e] != 0;
+        return kPlain || where == nullptr || where[kRows ? 0 : i + e] != 0;
     }
 
     // --- shared memory ---
