@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import bnfast
+from bnfast import _core
 
 pytest.register_assert_rewrite("cases")
 from cases import TARGETS  # noqa: E402 (what is imported before is not rewritten)
@@ -20,7 +21,18 @@ settings.register_profile(
 settings.load_profile("bnfast")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="what computes arrays on the CPU; cuda: the library that BNFAST_CUDA_LIBRARY names, "
+        "if it is one that takes memory of the host for a GPU's",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _core.lend_backend(config.getoption("--backend"), "cpu")
     config.addinivalue_line(
         "markers", "core: of compiled code; .ci/run runs it on every SIMD target and sanitized"
     )

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "arrays.h"
+#include "bnfast/cuda.h"
 #include "bnfast/runtime.h"
 #include "fast_call.h"
 #include "gil.h"
@@ -25,6 +26,12 @@ void stream_sum_arrays(py::array_t<float, py::array::c_style> dst,
     const std::int64_t n = dst.size();
     const ReleasedGil released;
     stream_sum(out, pointers.data(), static_cast<int>(pointers.size()), n, threads);
+}
+
+Device::Type device_type(const std::string& name) {
+    if (name == "cpu") return Device::Type::kCpu;
+    if (name == "cuda") return Device::Type::kCuda;
+    throw ValueError("lend_backend: got '" + name + "', expected 'cpu' or 'cuda'");
 }
 
 }  // namespace
@@ -97,6 +104,17 @@ void register_runtime(py::module_& m) {
             restore_schedule();
         }
     });
+    m.def("lend_backend", [](const std::string& lender, const std::string& borrower) {
+        lend_backend(device_type(lender), device_type(borrower));
+    });
+    m.def("restore_backend", [](const std::string& borrower) { restore_backend(device_type(borrower)); });
+    m.def("cuda_unavailable", &cuda_unavailable);
+    m.def("cuda_device_count", &cuda_device_count);
+    m.def("cuda_device", [](int index) {
+        const CudaDevice device = cuda_device(index);
+        return py::make_tuple(device.name, device.major, device.minor, device.memory_bytes);
+    });
+    m.def("cuda_architectures", &cuda_architectures);
     m.def("stream", [](const py::array& dst, const py::sequence& sources, int threads) {
         std::vector<py::array_t<float, py::array::c_style>> arrays;
         for (const py::handle& source : sources)

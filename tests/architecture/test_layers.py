@@ -32,8 +32,11 @@ MAY_INCLUDE = {
         bool(STANDARD.match(i) or re.match(r"^(bnfast|c)/\w+\.h$", i))
         or i == "cxxabi.h"  # how a cancelled thread unwinds
     ),
-    # The list of backends: the only file that knows all of them.
-    "src": lambda i: bool(STANDARD.match(i) or re.match(r"^(problem/|\w+/backend\.h$)", i)),
+    # The list of backends: the only file that knows all of them. One of them is loaded.
+    "src": lambda i: (
+        bool(STANDARD.match(i) or re.match(r"^(problem/|\w+/backend\.h$)", i))
+        or i in {"cuda_library.h", "cuda/library.h", "dlfcn.h"}
+    ),
     "bindings": lambda i: (
         bool(STANDARD.match(i))
         or i == "sys/mman.h"  # output_memory.cpp: the pages of large arrays

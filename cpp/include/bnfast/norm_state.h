@@ -5,14 +5,15 @@
 #include <cstdint>
 #include <memory>
 
+#include "bnfast/memory.h"
 #include "bnfast/norm_options.h"
 #include "bnfast/tensor.h"
 
 namespace bnfast {
 
-// The numbers of a state, in the caller's memory: rows of them, one after the other. The moments and invstd have an
-// entry for each statistic, gamma and beta one for each parameter. (Constant statistics, those of batch_norm_frozen,
-// are given as moments of one element: m2 / count is the variance.)
+// The numbers of a state, in memory of x's device that is the caller's: rows of them, one after the other. The moments
+// and invstd have an entry for each statistic, gamma and beta one for each parameter. (Constant statistics, those of
+// batch_norm_frozen, are given as moments of one element: m2 / count is the variance.)
 struct StateNumbers {
     double* values = nullptr;
     std::int64_t statistics = 0;  // pairs of mean and variance: one a channel, a sample and group, or a row
@@ -54,8 +55,9 @@ struct NormState : StateNumbers {
 // A state that owns its memory.
 class OwnedNormState {
   public:
-    // Room for `size` numbers.
-    explicit OwnedNormState(std::int64_t size) : memory_(new double[static_cast<std::size_t>(size)]) {
+    // Room for `size` numbers where x is: on a device with streams, in the order of the given one.
+    explicit OwnedNormState(std::int64_t size, const Device& device = {})
+        : memory_(take(static_cast<std::size_t>(size), device), Return{device}) {
         state_.values = memory_.get();
         state_.capacity = size;
     }
@@ -64,8 +66,24 @@ class OwnedNormState {
     NormState& state() { return state_; }
     const NormState& state() const { return state_; }
 
+    const Device& device() const { return memory_.get_deleter().device; }
+
   private:
-    std::unique_ptr<double[]> memory_;  // not set to zero
+    static double* take(std::size_t size, const Device& device) {
+        if (device.type == Device::Type::kCpu) return new double[size];
+        return static_cast<double*>(allocate(device, size * sizeof(double)));
+    }
+    struct Return {
+        Device device;
+        void operator()(double* numbers) const {
+            if (device.type == Device::Type::kCpu) {
+                delete[] numbers;
+            } else {
+                release(device, numbers);
+            }
+        }
+    };
+    std::unique_ptr<double[], Return> memory_;  // not set to zero
     NormState state_;
 };
 

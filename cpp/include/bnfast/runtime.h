@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bnfast/export.h"
+#include "bnfast/tensor.h"
 
 namespace bnfast {
 
@@ -39,6 +40,11 @@ BNFAST_API void stream_sum(float* dst, const float* const* sources, int num_sour
 // restore_schedule(): results are the same.
 BNFAST_API void randomise_schedule(std::uint64_t seed);
 BNFAST_API void restore_schedule();
+// For tests. From now on calls on tensors of `borrower` go to the backend of `lender`, until restore_backend(borrower):
+// so the CPU can stand in for a GPU, and kernels of a GPU that are compiled for the host can take NumPy's arrays.
+// ValueError where the lender has no backend.
+BNFAST_API void lend_backend(Device::Type lender, Device::Type borrower);
+BNFAST_API void restore_backend(Device::Type borrower);
 // The sizes at which another way of computing begins, by name: tests use them to try both sides.
 BNFAST_API std::vector<std::pair<std::string, std::int64_t>> thresholds();
 

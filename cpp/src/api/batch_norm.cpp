@@ -68,7 +68,7 @@ Moments moments(const TensorView& x, const std::optional<TensorView>& where, int
     const char* const operation = "moments";
     api::check_tensor(operation, "x", x);
     axis = api::check_axis(operation, x, axis);
-    const Backend& backend = api::check_device(operation, "x", x);
+    const Backend& backend = api::check_device(operation, "x", x.device);
     if (where) api::check_where(operation, *where, x, axis);
     NormProblem problem;
     problem.x = x;

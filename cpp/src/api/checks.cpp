@@ -104,6 +104,13 @@ void check_tensor(const char* operation, const char* name, const TensorView& vie
     }
 }
 
+void check_numbers(const char* operation, const char* name, const TensorView& view) {
+    check_memory(operation, name, view);
+    if (view.dtype != DType::kFloat32 && view.dtype != DType::kFloat64) {
+        fail_dtype(operation, name, view.dtype, "float32 or float64");
+    }
+}
+
 void check_like(const char* operation, const char* name, const TensorView& value, const char* like,
                 const TensorView& x) {
     check_memory(operation, name, value);
@@ -123,10 +130,7 @@ namespace {
 // float32 or float64 numbers with the shape of `axes` axes of x from `first` on.
 void check_values(const char* operation, const char* name, const TensorView& values, const TensorView& x, int first,
                   int axes) {
-    check_memory(operation, name, values);
-    if (values.dtype != DType::kFloat32 && values.dtype != DType::kFloat64) {
-        fail_dtype(operation, name, values.dtype, "float32 or float64");
-    }
+    check_numbers(operation, name, values);
     const std::int64_t* const expected = x.shape + first;
     bool same = values.ndim == axes;
     for (int d = 0; same && d < axes; ++d) same = values.shape[d] == expected[d];
@@ -166,11 +170,11 @@ void check_pointer(const char* operation, const char* name, const void* pointer)
     if (pointer == nullptr) fail(operation, std::string(name) + " is null, expected memory for its numbers");
 }
 
-const Backend& check_device(const char* operation, const char* name, const TensorView& x) {
-    const Backend* const backend = backend_of(x.device.type);
+const Backend& check_device(const char* operation, const char* name, const Device& device) {
+    const Backend* const backend = backend_of(device.type);
     if (backend == nullptr) {
-        fail(operation, std::string(name) + " is on " + device_text(x.device) +
-                            ", expected a device that this build of bnfast supports");
+        fail(operation,
+             std::string(name) + " is on " + device_text(device) + ", expected cpu: " + why_no_backend(device.type));
     }
     return *backend;
 }

@@ -30,6 +30,8 @@ void check_tensor(const char* operation, const char* name, const TensorView& vie
 // A tensor of x's shape and dtype, on its device. `like` is how messages call x.
 void check_like(const char* operation, const char* name, const TensorView& value, const char* like,
                 const TensorView& x);
+// The same, of float32 or float64.
+void check_numbers(const char* operation, const char* name, const TensorView& view);
 // One float32 or float64 entry for each channel, on x's device.
 void check_channel_values(const char* operation, const char* name, const TensorView& values, const TensorView& x,
                           int axis);
@@ -40,8 +42,8 @@ void check_where(const char* operation, const TensorView& where, const TensorVie
 // A pointer that is to be written or read.
 void check_pointer(const char* operation, const char* name, const void* pointer);
 
-// The backend of x's device: ValueError where this build has none.
-const Backend& check_device(const char* operation, const char* name, const TensorView& x);
+// The backend of the device where a tensor is: ValueError where there is none.
+const Backend& check_device(const char* operation, const char* name, const Device& device);
 
 // ValueError where two elements of a result share memory.
 void check_output(const char* operation, const Memory& memory, const char* result);

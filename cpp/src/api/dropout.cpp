@@ -56,7 +56,7 @@ void run(const Names& names, const TensorView& x_view, const TensorView& y_view,
     const char* const operation = names.operation;
     api::check_tensor(operation, names.input, x_view);
     api::check_like(operation, "out", y_view, names.input, x_view);
-    const Backend& backend = api::check_device(operation, names.input, x_view);
+    const Backend& backend = api::check_device(operation, names.input, x_view.device);
     problem.x = at_least_1d(x_view);
     problem.y = at_least_1d(y_view);
     const api::Memory out = api::memory_of(problem.y);
@@ -127,7 +127,7 @@ void dropout_mask(const std::vector<std::int64_t>& shape, const DropoutOptions& 
     api::check_memory(operation, "mask", described);
     const MaskRuns runs =
         mask_runs(lengths.data(), ndim, check_broadcast_axes({operation, "a mask"}, options.broadcast_axes, ndim));
-    api::check_device(operation, "mask", described)
+    api::check_device(operation, "mask", described.device)
         .dropout_mask(numerics::mask_of(options.rate, options.seed, options.offset), runs, mask);
 }
 

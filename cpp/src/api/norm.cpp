@@ -158,7 +158,7 @@ Call begin_forward(const Operation& operation, const NormInputs& inputs, const N
     const TensorView& x = inputs.x;
     const int axis = check_x(operation, x, options.axis);
     check_options(name, options);
-    const Backend& backend = check_device(name, "x", x);
+    const Backend& backend = check_device(name, "x", x.device);
     check_parameter(operation, "gamma", inputs.gamma, x, axis);
     check_parameter(operation, "beta", inputs.beta, x, axis);
     if (inputs.residual) check_like(name, "residual", *inputs.residual, "x", x);
@@ -252,7 +252,7 @@ Call begin_backward(const Operation& operation, const NormBackwardInputs& inputs
     }
     check_options(name, state.options);
     check_room(operation, state);
-    const Backend& backend = check_device(name, "x", x);
+    const Backend& backend = check_device(name, "x", x.device);
     check_like(name, "dy", inputs.dy, "x", x);
     const auto check_presence = [&](const char* argument, bool given, bool expected) {
         if (given == expected) return;

@@ -2,6 +2,7 @@
 #include "bnfast/runtime.h"
 
 #include "api/checks.h"
+#include "problem/backend.h"
 #include "problem/host.h"
 
 namespace bnfast {
@@ -52,5 +53,21 @@ void stream_sum(float* dst, const float* const* sources, int num_sources, std::i
 std::vector<std::pair<std::string, std::int64_t>> thresholds() { return host().thresholds(); }
 void randomise_schedule(std::uint64_t seed) { host().randomise_schedule(seed); }
 void restore_schedule() { host().restore_schedule(); }
+
+namespace {
+void set_backend_of(const char* operation, Device::Type borrower, const Backend* backend) {
+    if (borrower != Device::Type::kCpu && borrower != Device::Type::kCuda) {
+        api::fail(operation, "borrower is number " + std::to_string(static_cast<int>(borrower)) +
+                                 ", expected one of Device::Type");
+    }
+    set_backend(borrower, backend);
+}
+}  // namespace
+
+void lend_backend(Device::Type lender, Device::Type borrower) {
+    const char* const operation = "lend_backend";
+    set_backend_of(operation, borrower, &api::check_device(operation, "lender", {lender}));
+}
+void restore_backend(Device::Type borrower) { set_backend_of("restore_backend", borrower, nullptr); }
 
 }  // namespace bnfast

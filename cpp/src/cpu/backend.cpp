@@ -9,6 +9,7 @@
 #include "cpu/binding.h"
 #include "cpu/caches.h"
 #include "cpu/dropout.h"
+#include "cpu/memory.h"
 #include "cpu/norm.h"
 #include "cpu/parameters.h"
 #include "cpu/schedule.h"
@@ -275,6 +276,12 @@ constexpr Backend make_backend() {
     result.backward_with_sums = &backward_with_sums_of;
     result.dropout = &dropout_of;
     result.dropout_mask = &expand_mask;
+    result.allocate = &cpu::allocate;
+    result.release = &cpu::release;
+    result.copy_to_host = &cpu::copy;
+    result.copy_from_host = &cpu::copy;
+    result.store_numbers = &cpu::store_numbers;
+    result.order = [](const Device&, const Device&) {};  // a call is over when it returns
     return result;
 }
 

@@ -1,6 +1,7 @@
 // A backend: what one kind of device does with a checked call, as a struct of function pointers.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
@@ -62,11 +63,21 @@ struct Backend {
     void (*dropout)(const DropoutProblem&);
     // One byte for each element of the runs, in C order: 1 where it is kept.
     void (*dropout_mask)(const DropoutMask&, const MaskRuns&, std::uint8_t* mask);
+
+    // --- memory of the device; bnfast/memory.h says what each means ---
+    void* (*allocate)(const Device&, std::size_t bytes);
+    void (*release)(const Device&, void* memory);
+    void (*copy_to_host)(const Device&, void* to, const void* from, std::size_t bytes);
+    void (*copy_from_host)(const Device&, void* to, const void* from, std::size_t bytes);
+    void (*store_numbers)(const double* values, const TensorView& out);
+    void (*order)(const Device& earlier, const Device& later);
 };
 
-// The backend of a device, or null where this build has none.
+// The backend of a device, or null where there is none.
 const Backend* backend_of(Device::Type device);
-// For a build with other backends, and for tests: `device` is one of Device::Type. Returns the one that was there.
-const Backend* set_backend(Device::Type device, const Backend* backend);
+// Why backend_of() is null, as a sentence without its full stop.
+const char* why_no_backend(Device::Type device);
+// For a build with other backends, and for tests: `device` is one of Device::Type. Null: the one that belongs there.
+void set_backend(Device::Type device, const Backend* backend);
 
 }  // namespace bnfast
