@@ -1,5 +1,6 @@
 """Batch normalization and dropout on NumPy arrays, as fast as memory allows: exact, fused."""
 
+from bnfast import cuda
 from bnfast._core import BatchNormContext, NormContext, __version__
 from bnfast._dropout import (
     DropoutContext,
@@ -61,6 +62,7 @@ __all__ = [
     "batch_norm_backward_sums",
     "batch_norm_frozen",
     "batch_norm_inference",
+    "cuda",
     "dropout",
     "dropout_backward",
     "dropout_inference",

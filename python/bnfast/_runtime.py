@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from bnfast import _core
+from bnfast import _core, cuda
 from bnfast._checks import whole_number
 from bnfast._sharing import lock
 
@@ -241,6 +241,16 @@ def use_target(name: str) -> Iterator[None]:
         yield
 
 
+def _cuda_text() -> str:
+    if why := cuda.why_unavailable():
+        return f"no: {why}"
+    devices = [cuda.device(index) for index in range(cuda.device_count())]
+    return f"yes, kernels for {' '.join(cuda.architectures())}: " + ", ".join(
+        f"{d.name} (compute capability {d.compute_capability[0]}.{d.compute_capability[1]})"
+        for d in devices
+    )
+
+
 def show_config() -> None:
     """Print version, SIMD targets, threads and CUDA. ``python -m bnfast`` prints it too."""
     names = ", ".join(f"{t} (active)" if t == active_target() else t for t in targets())
@@ -252,7 +262,7 @@ def show_config() -> None:
         "L2 a core": f"{_core.private_cache_bytes() // 1024} KiB",
         "L3": f"{_core.shared_cache_bytes() // 1024} KiB, taken to be "
         + ("near" if _core.shared_cache_is_near() else "as far as memory"),
-        "CUDA": "not built in",
+        "CUDA": _cuda_text(),
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
