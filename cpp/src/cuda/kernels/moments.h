@@ -157,8 +157,7 @@ class Measurement {
                 q[k] = q[k] + d * d;
             },
             [&] {
-                if constexpr (sizeof(V) == 8) return;
-                for (int k = 0; k < kStatistics; ++k) {
+                for (int k = 0; k < kStatistics && sizeof(V) < 8; ++k) {
                     sums[2 * k] += numerics::widen(s[k]);
                     sums[2 * k + 1] += numerics::widen(q[k]);
                     s[k] = q[k] = V(0);
