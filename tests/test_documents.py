@@ -15,6 +15,7 @@ FOLDERS = ("bench", "cpp", "docs", "examples", "python", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.md"))])
 WITH_PYTHON = [page for page in PAGES if "```python\n" in page.read_text()]
 NEEDS = {"jax.md": ("bnfast.jax", "flax")}  # pages that are skipped where these are not
+NEEDS_GPU = {"cuda.md"}
 WITH_DOCTESTS = [page for page in PAGES if ">>> " in page.read_text()]
 
 
@@ -78,6 +79,8 @@ def test_python_blocks_run(page):
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
     for library in re.findall(r"^(?:import|from) (\w+)", "\n".join(blocks), re.MULTILINE):
         pytest.importorskip(library)  # a page about another library
+    if page.name in NEEDS_GPU and not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("needs a GPU")
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, name(page), "exec"), names)

@@ -76,14 +76,14 @@ if has xdist; then workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))"); else echo 'S
 for library in torch cupy jax; do
     has "$library" || echo "SKIPPED: the tests with $library, which is not installed"
 done
-step 'results' 180 20 "${pytest[@]}" "${workers[@]}" -rs --durations=5 tests/cuda
+step 'results' 180 20 "${pytest[@]}" "${workers[@]}" -rs --durations=5 tests/cuda tests/test_documents.py
 
 # --- memory and order: of little data, as each access is watched --------------------------------------------------
 
 if command -v compute-sanitizer >/dev/null && [[ -z "$dry_run" ]]; then
     for tool in memcheck racecheck synccheck; do
         BNFAST_GPU_EXAMPLES=6 step "$tool" 60 3 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            "${pytest[@]}" tests/cuda/test_gpu_results.py -k 'batch_norm and not larger or norms or begins or cpu or none'
+            "${pytest[@]}" tests/cuda/test_gpu_results.py -k 'batch_norm and not larger or norms or memory or cpu or none'
     done
 else
     echo 'SKIPPED: compute-sanitizer is not here'
