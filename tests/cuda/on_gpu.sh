@@ -76,7 +76,8 @@ if has xdist; then workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))"); else echo 'S
 for library in torch cupy jax; do
     has "$library" || echo "SKIPPED: the tests with $library, which is not installed"
 done
-step 'results' 180 20 "${pytest[@]}" "${workers[@]}" -rs --durations=5 tests/cuda tests/test_documents.py
+step 'results' 180 20 "${pytest[@]}" "${workers[@]}" -rs --durations=5 tests/cuda \
+    'tests/test_documents.py::test_python_blocks_run[docs/cuda.md]'
 
 # --- memory and order: of little data, as each access is watched --------------------------------------------------
 
