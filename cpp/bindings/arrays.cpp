@@ -5,6 +5,7 @@
 
 #include "bnfast/layout.h"
 #include "output_memory.h"
+#include "streams.h"
 
 namespace bnfast::bindings {
 
@@ -30,11 +31,6 @@ int bfloat16_number() {
         number = py::dtype::from_args(bfloat16).num();
     }
     return number;
-}
-
-std::string device_text(const dlpack::Device& device) {
-    const std::string name = device.type == dlpack::kCuda ? "cuda" : "DLPack device " + std::to_string(device.type);
-    return name + ":" + std::to_string(device.index);
 }
 
 std::string type_text(const py::handle& object) {
@@ -170,7 +166,7 @@ const TensorView& ArrayView::set(const py::array& array, DType dtype) {
 }
 
 const TensorView& ArrayView::set_foreign(const char* operation, const char* name, const py::handle& object,
-                                         const Expected& expected) {
+                                         const Expected& expected, const Device& device) {
     const Library* const library = library_of(operation, name, object);
     if (library == nullptr) wrong_type(operation, name, object, expected.text);
     Lent& lent = rare().lent;
@@ -178,9 +174,6 @@ const TensorView& ArrayView::set_foreign(const char* operation, const char* name
     const dlpack::Tensor& t = lent.tensor;
     const std::optional<DType> dtype = dtype_of(t.dtype);
     if (!dtype || !expected.has(*dtype)) wrong_type(operation, name, object, expected.text);
-    if (t.device.type != dlpack::kCpu) {
-        throw ValueError(std::string(operation) + ": " + name + " is on " + device_text(t.device) + ", expected cpu");
-    }
     std::int64_t strides[kMaxDims];
     std::int64_t stride = item_size(*dtype);
     for (int k = t.ndim - 1; k >= 0; --k) {
@@ -188,11 +181,24 @@ const TensorView& ArrayView::set_foreign(const char* operation, const char* name
         stride *= t.shape[k];
     }
     rare().library = library;
+    view_.device = lent.device;
+    run_after(device, lent.device);
     return set(static_cast<char*>(t.data) + t.byte_offset, *dtype, t.ndim, t.shape, strides);
 }
 
-const TensorView& ArrayView::bind(const char* operation, const char* name, const py::handle& object) {
-    if (!is_numpy(operation, name, object)) return set_foreign(operation, name, object, kElements);
+void ArrayView::copy_to(const Device& device, const py::array& array) {
+    const py::array dense = py::array::ensure(array, py::array::c_style);
+    set(dense, view_.dtype);
+    const auto bytes = static_cast<std::size_t>(dense.nbytes());
+    rare().copy = new_numbers(static_cast<std::int64_t>((bytes + sizeof(double) - 1) / sizeof(double)), device);
+    view_.data = rare().copy.get();
+    view_.device = device;
+    copy_from_host(device, view_.data, dense.data(), bytes);
+}
+
+const TensorView& ArrayView::bind(const char* operation, const char* name, const py::handle& object,
+                                  const Device& device) {
+    if (!is_numpy(operation, name, object)) return set_foreign(operation, name, object, kElements, device);
     const auto array = py::reinterpret_borrow<py::array>(object);
     const py::dtype dtype = array.dtype();
     const int number = dtype.num();
@@ -205,29 +211,34 @@ const TensorView& ArrayView::bind(const char* operation, const char* name, const
     wrong_type(operation, name, object, kElements.text);
 }
 
-std::optional<TensorView> ArrayView::bind_optional(const char* operation, const char* name, const py::handle& object) {
+std::optional<TensorView> ArrayView::bind_optional(const char* operation, const char* name, const py::handle& object,
+                                                   const Device& device) {
     if (object.is_none()) return std::nullopt;
-    return bind(operation, name, object);
+    return bind(operation, name, object, device);
 }
 
-const TensorView& ArrayView::bind_channels(const char* operation, const char* name, const py::handle& object) {
-    if (!is_numpy(operation, name, object)) return set_foreign(operation, name, object, kChannels);
+const TensorView& ArrayView::bind_channels(const char* operation, const char* name, const py::handle& object,
+                                           const Device& device) {
+    if (!is_numpy(operation, name, object)) return set_foreign(operation, name, object, kChannels, device);
     const auto array = py::reinterpret_borrow<py::array>(object);
     const int number = array.dtype().num();
     if ((number != kFloat32Number && number != kFloat64Number) || !native_order(array.dtype())) {
         wrong_type(operation, name, object, "float32 or float64 in native byte order");
     }
-    return set(array, number == kFloat32Number ? DType::kFloat32 : DType::kFloat64);
+    set(array, number == kFloat32Number ? DType::kFloat32 : DType::kFloat64);
+    if (device.type != Device::Type::kCpu) copy_to(device, array);
+    return view_;
 }
 
 std::optional<TensorView> ArrayView::bind_optional_channels(const char* operation, const char* name,
-                                                            const py::handle& object) {
+                                                            const py::handle& object, const Device& device) {
     if (object.is_none()) return std::nullopt;
-    return bind_channels(operation, name, object);
+    return bind_channels(operation, name, object, device);
 }
 
-const TensorView& ArrayView::bind_output(const char* operation, const char* name, const py::handle& object) {
-    bind(operation, name, object);
+const TensorView& ArrayView::bind_output(const char* operation, const char* name, const py::handle& object,
+                                         const Device& device) {
+    bind(operation, name, object, device);
     const bool writeable =
         library() != nullptr ? !rare_->lent.read_only : py::reinterpret_borrow<py::array>(object).writeable();
     if (!writeable) {
@@ -236,9 +247,9 @@ const TensorView& ArrayView::bind_output(const char* operation, const char* name
     return view_;
 }
 
-std::optional<TensorView> ArrayView::bind_where(const char* operation, const py::handle& object) {
+std::optional<TensorView> ArrayView::bind_where(const char* operation, const py::handle& object, const Device& device) {
     if (object.is_none()) return std::nullopt;
-    if (!is_numpy(operation, "where", object)) return set_foreign(operation, "where", object, kMask);
+    if (!is_numpy(operation, "where", object)) return set_foreign(operation, "where", object, kMask, device);
     const auto array = py::reinterpret_borrow<py::array>(object);
     if (array.dtype().num() != py::detail::npy_api::NPY_BOOL_) wrong_type(operation, "where", object, kMask.text);
     return set(array, DType::kBool);
@@ -247,14 +258,14 @@ std::optional<TensorView> ArrayView::bind_where(const char* operation, const py:
 // --- new arrays -------------------------------------------------------------------------------------------------
 
 OutputArray::OutputArray(const char* operation, const py::handle& out, const ArrayView& kind, const py::handle& array,
-                         const TensorView& view, const void* alike) {
+                         const TensorView& view, const void* alike)
+    : device_(view.device) {
     if (!out.is_none()) {
-        view_.bind_output(operation, "out", out);
+        view_.bind_output(operation, "out", out, device_);
         array_ = py::reinterpret_borrow<py::object>(out);
         return;
     }
-    library_ = kind.library();
-    if (library_ == nullptr) {
+    if (kind.library() == nullptr) {
         array_ = empty_like(array, view, alike);
         view_.bind(operation, "out", array_);
         return;
@@ -263,30 +274,47 @@ OutputArray::OutputArray(const char* operation, const py::handle& out, const Arr
     dense_strides(view, strides);
     TensorView described = view;
     described.strides = strides;
-    unfinished_ = UnfinishedArray(described, alike);
-    view_.set(unfinished_.data(), view.dtype, view.ndim, view.shape, strides);
+    unfinished_.emplace(*kind.library(), described, alike, kind.stream_owner());
+    view_.set(unfinished_->data(), view.dtype, view.ndim, view.shape, strides);
+    view_.view_.device = device_;
 }
 
 py::object OutputArray::take() {
-    if (library_ != nullptr) return unfinished_.finish(*library_);
-    if (view_.library() != nullptr) report_write(*view_.library(), array_);
+    if (unfinished_) return unfinished_->finish();
+    if (view_.library() != nullptr) {
+        run_after(view_.get().device, device_);
+        report_write(*view_.library(), array_);
+    }
     return std::move(array_);
 }
 
-py::object number_array(const Library* library, const double* values, bool is_double, const std::int64_t* shape,
-                        int ndim) {
+namespace {
+
+template <class T>
+void round_on_host(const double* values, const double* divisors, std::int64_t count, void* out) {
+    T* const rounded = static_cast<T*>(out);
+    if (divisors == nullptr) {
+        std::transform(values, values + count, rounded, [](double v) { return static_cast<T>(v); });
+    } else {
+        std::transform(values, values + count, divisors, rounded,
+                       [](double v, double d) { return static_cast<T>(v / d); });
+    }
+}
+
+}  // namespace
+
+py::object NumberArray::of(const double* values, const double* divisors, const std::int64_t* shape, int ndim) const {
     TensorView view;
     view.shape = shape;
     view.ndim = ndim;
     view.dtype = is_double ? DType::kFloat64 : DType::kFloat32;
-    const std::int64_t count = elements_of(view);
+    view.device = device;
     const auto fill = [&](void* data) {
-        if (is_double) {
-            std::copy_n(values, count, static_cast<double*>(data));
-        } else {
-            std::transform(values, values + count, static_cast<float*>(data),
-                           [](double v) { return static_cast<float>(v); });
-        }
+        view.data = data;
+        if (device.type != Device::Type::kCpu) return store_numbers(values, divisors, view);
+        const std::int64_t count = elements_of(view);
+        if (is_double) return round_on_host<double>(values, divisors, count, data);
+        round_on_host<float>(values, divisors, count, data);
     };
     if (library == nullptr) {
         py::array array(numpy_dtype(view.dtype), py::array::ShapeContainer(shape, shape + ndim));
@@ -297,16 +325,35 @@ py::object number_array(const Library* library, const double* values, bool is_do
     std::int64_t stride = item_size(view.dtype);
     for (int k = ndim - 1; k >= 0; stride *= shape[k--]) strides[k] = stride;
     view.strides = strides;
-    UnfinishedArray array(view, nullptr);
+    UnfinishedArray array(*library, view, nullptr, stream_owner);
     fill(array.data());
-    return array.finish(*library);
+    return array.finish();
 }
 
 py::object as_numpy(const py::object& array, const ArrayView& view) {
     if (view.library() == nullptr) return array;
     const TensorView& v = view.get();
-    return py::array(numpy_dtype(v.dtype), std::vector<py::ssize_t>(v.shape, v.shape + v.ndim),
-                     std::vector<py::ssize_t>(v.strides, v.strides + v.ndim), v.data);
+    const std::vector<py::ssize_t> shape(v.shape, v.shape + v.ndim), strides(v.strides, v.strides + v.ndim);
+    if (v.device.type == Device::Type::kCpu) return py::array(numpy_dtype(v.dtype), shape, strides, v.data);
+    // All that lies between the first and the last element, and then those that are the array's.
+    std::int64_t before = 0, bytes = elements_of(v) == 0 ? 0 : item_size(v.dtype);
+    for (int d = 0; bytes > 0 && d < v.ndim; ++d) {
+        const std::int64_t reach = v.strides[d] * (v.shape[d] - 1);
+        before -= std::min<std::int64_t>(reach, 0);
+        bytes += std::abs(reach);
+    }
+    std::vector<char> memory(static_cast<std::size_t>(bytes));
+    copy_to_host(v.device, memory.data(), static_cast<const char*>(v.data) - before, memory.size());
+    return py::array(numpy_dtype(v.dtype), shape, strides, memory.data() + before);
+}
+
+py::object copy_like(const TensorView& array, const ArrayView& like) {
+    TensorView described = array;
+    described.device = like.get().device;
+    UnfinishedArray copy(*like.library(), described, nullptr, like.stream_owner());
+    copy_from_host(described.device, copy.data(), array.data,
+                   static_cast<std::size_t>(elements_of(array) * item_size(array.dtype)));
+    return copy.finish();
 }
 
 }  // namespace bnfast::bindings

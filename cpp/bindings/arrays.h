@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "bnfast/error.h"
+#include "bnfast/memory.h"
 #include "bnfast/tensor.h"
 #include "library.h"
+#include "unfinished_array.h"
 
 namespace bnfast::bindings {
 
@@ -31,33 +33,45 @@ class ArrayView {
     ArrayView(const ArrayView&) = delete;
     ArrayView& operator=(const ArrayView&) = delete;
 
+    // `device` is that of the call, which runs after what an array's library has enqueued for it elsewhere.
+    //
     // TypeError unless `object` is an array of float32, float64, float16 or bfloat16 in native byte order.
-    const TensorView& bind(const char* operation, const char* name, const py::handle& object);
+    const TensorView& bind(const char* operation, const char* name, const py::handle& object,
+                           const Device& device = {});
     // The same; None is no view.
-    std::optional<TensorView> bind_optional(const char* operation, const char* name, const py::handle& object);
-    // Per-channel values: TypeError unless an array of float32 or float64.
-    const TensorView& bind_channels(const char* operation, const char* name, const py::handle& object);
-    std::optional<TensorView> bind_optional_channels(const char* operation, const char* name, const py::handle& object);
+    std::optional<TensorView> bind_optional(const char* operation, const char* name, const py::handle& object,
+                                            const Device& device);
+    // Per-channel values: TypeError unless an array of float32 or float64. NumPy's are copied to the device of the
+    // call.
+    const TensorView& bind_channels(const char* operation, const char* name, const py::handle& object,
+                                    const Device& device);
+    std::optional<TensorView> bind_optional_channels(const char* operation, const char* name, const py::handle& object,
+                                                     const Device& device);
     // An array that the call writes: ValueError unless it is writeable.
-    const TensorView& bind_output(const char* operation, const char* name, const py::handle& object);
+    const TensorView& bind_output(const char* operation, const char* name, const py::handle& object,
+                                  const Device& device = {});
     // TypeError unless None or an array of bool.
-    std::optional<TensorView> bind_where(const char* operation, const py::handle& object);
+    std::optional<TensorView> bind_where(const char* operation, const py::handle& object, const Device& device);
 
     const TensorView& get() const { return view_; }
     // The array's library; null for NumPy.
     const Library* library() const { return rare_ ? rare_->library : nullptr; }
+    // What keeps the stream of the view's device alive.
+    py::object stream_owner() const { return rare_ ? rare_->lent.stream_owner : py::object(); }
 
   private:
     friend class OutputArray;
     const TensorView& set(void* data, DType dtype, int ndim, const std::int64_t* shape, const std::int64_t* strides);
     const TensorView& set(const py::array& array, DType dtype);
     const TensorView& set_foreign(const char* operation, const char* name, const py::handle& object,
-                                  const Expected& expected);
+                                  const Expected& expected, const Device& device);
+    void copy_to(const Device& device, const py::array& array);
 
     struct Rare {
         std::unique_ptr<std::int64_t[]> many;  // shape and strides that do not fit into few_
         const Library* library = nullptr;
         Lent lent;
+        Numbers copy;  // memory of the device of the call, for values that NumPy has
     };
     Rare& rare();
 
@@ -80,17 +94,25 @@ class OutputArray {
 
   private:
     ArrayView view_;
-    const Library* library_ = nullptr;
+    Device device_;  // of the call
     py::object array_;
-    UnfinishedArray unfinished_;  // until it is one of its library
+    std::optional<UnfinishedArray> unfinished_;  // until it is one of its library
 };
 
-// Numbers as a new array of a library (null: NumPy): float64 as they are, float32 rounded.
-py::object number_array(const Library* library, const double* values, bool is_double, const std::int64_t* shape,
-                        int ndim);
+// Float64 numbers, on this device, as a new array of a library (null: NumPy): as they are, or rounded to float32. Each
+// is divided by its divisor before, unless `divisors` is null.
+struct NumberArray {
+    const Library* library;
+    Device device;
+    py::object stream_owner;
+    bool is_double;
+    py::object of(const double* values, const double* divisors, const std::int64_t* shape, int ndim) const;
+};
 
 // The array itself if it is NumPy's; otherwise a copy that is. `view` is that of the array.
 py::object as_numpy(const py::object& array, const ArrayView& view);
+// A copy of NumPy's array in C order in the library, and on the device, of an array.
+py::object copy_like(const TensorView& array, const ArrayView& like);
 
 // A new array of these numbers. NumPy's own copy gives up the GIL, see gil.h.
 template <class T>

@@ -9,8 +9,15 @@
 #include "gil.h"
 #include "moments.h"
 #include "register.h"
+#include "streams.h"
 
 namespace bnfast::bindings {
+
+std::vector<double> NormContext::on_host(const double* numbers, std::int64_t count) const {
+    std::vector<double> copy(static_cast<std::size_t>(count));
+    copy_to_host(owner.device(), copy.data(), numbers, copy.size() * sizeof(double));
+    return copy;
+}
 
 BackwardViews::BackwardViews(const char* operation, const NormContext& context, const py::handle& dy_array,
                              const py::handle& dh_array, const py::handle& given_x, const py::handle& given_residual)
@@ -21,17 +28,22 @@ BackwardViews::BackwardViews(const char* operation, const NormContext& context, 
         throw ValueError(std::string(operation) + ": ctx has no arrays, expected set_arrays first");
     }
     inputs.x = x.bind(operation, "x", x_array);
-    inputs.residual = residual.bind_optional(operation, "residual", residual_array);
-    inputs.where = where.bind_where(operation, where_array);
-    inputs.dy = dy.bind(operation, "dy", dy_array);
-    inputs.dh = dh.bind_optional(operation, "dh", dh_array);
+    const Device& device = inputs.x.device;
+    inputs.residual = residual.bind_optional(operation, "residual", residual_array, device);
+    inputs.where = where.bind_where(operation, where_array, device);
+    inputs.dy = dy.bind(operation, "dy", dy_array, device);
+    inputs.dh = dh.bind_optional(operation, "dh", dh_array, device);
+    if (device != context.owner.device()) {
+        throw ValueError(std::string(operation) + ": x is on another device than in the forward call");
+    }
+    run_after(device, context.owner.device());
 }
 
 BackwardResults::BackwardResults(const char* operation, const NormContext& context, const BackwardViews& views,
                                  const py::handle& out)
-    : library_(views.dy.library()),
+    : parameters_{views.dy.library(), views.inputs.x.device, views.dy.stream_owner(), context.is_double()},
       dx_(operation, out, views.dy, views.x_array, views.inputs.x),
-      values_(new double[2 * static_cast<std::size_t>(context.state().parameters)]) {
+      values_(new_numbers(2 * context.state().parameters, views.inputs.x.device)) {
     gradients_.dx = dx_.view();
     const NormState& state = context.state();
     // Before the norm, and without dropout, dx is the gradient of both.
@@ -48,11 +60,9 @@ py::object BackwardResults::take(const NormContext& context, const py::handle& t
     const NormState& state = context.state();
     const auto parameter = [&](bool wanted, const double* gradient) -> py::object {
         if (!wanted) return py::none();
-        if (state.scope != Scope::kLastAxes) {
-            return number_array(library_, gradient, context.is_double(), &state.parameters, 1);
-        }
+        if (state.scope != Scope::kLastAxes) return parameters_.of(gradient, nullptr, &state.parameters, 1);
         const int axis = state.options.axis;
-        return number_array(library_, gradient, context.is_double(), state.shape + axis, state.ndim - axis);
+        return parameters_.of(gradient, nullptr, state.shape + axis, state.ndim - axis);
     };
     py::object dx = dx_.take();
     py::object dresidual = dresidual_ ? dresidual_->take() : state.has_residual ? dx : py::none();
@@ -75,17 +85,21 @@ namespace {
 
 // --- statistics -------------------------------------------------------------------------------------------------
 
-// Numbers of the statistics: one a channel, of shape (samples, groups), or of that of the axes before the normalised
-// ones.
-py::object statistics_array(const NormContext& context, const double* row) {
+// Numbers of the statistics, or their quotients: one a channel, of shape (samples, groups), or of that of the axes
+// before the normalised ones.
+py::object statistics_array(const NormContext& context, const double* row, const double* divisors = nullptr) {
     const NormState& state = context.state();
-    const auto array = [&](const std::int64_t* shape, int ndim) {
-        return number_array(context.library, row, context.is_double(), shape, ndim);
-    };
-    if (state.scope == Scope::kBatch) return array(&state.statistics, 1);
-    if (state.scope == Scope::kLastAxes) return array(state.shape, state.options.axis);
+    NumberArray numbers{context.library, context.owner.device(), context.stream_owner, context.is_double()};
+    if (numbers.device.type == Device::Type::kCuda) {
+        const CurrentStream current = current_stream(*context.library, numbers.device.index);
+        run_after(current.device, numbers.device);
+        numbers.device = current.device;
+        numbers.stream_owner = current.owner;
+    }
+    if (state.scope == Scope::kBatch) return numbers.of(row, divisors, &state.statistics, 1);
+    if (state.scope == Scope::kLastAxes) return numbers.of(row, divisors, state.shape, state.options.axis);
     const std::int64_t shape[] = {state.shape[0], state.groups > 0 ? state.groups : state.parameters};
-    return array(shape, 2);
+    return numbers.of(row, divisors, shape, 2);
 }
 template <class Context>
 py::object mean_of(const Context& context) {
@@ -98,10 +112,7 @@ py::object invstd_of(const Context& context) {
 }
 template <class Context>
 py::object var_of(const Context& context) {
-    const NormState& state = context.state();
-    std::vector<double> var(static_cast<std::size_t>(state.statistics));
-    for (std::size_t i = 0; i < var.size(); ++i) var[i] = state.m2()[i] / state.count()[i];
-    return statistics_array(context, var.data());
+    return statistics_array(context, context.state().m2(), context.state().count());
 }
 template <class Context>
 py::object seed_of(const Context& context) {
@@ -114,9 +125,9 @@ py::object offset_of(const Context& context) {
 py::object h_of(const SampleNormContext& context) { return context.x; }
 py::object moments_of_context(const BatchNormContext& context) {
     const NormState& state = context.state();
-    const auto row = [&](const double* values) { return std::vector<double>(values, values + state.statistics); };
-    return moments_object(
-        {{state.count(), state.count() + state.statistics}, row(state.mean()), row(state.mean_low()), row(state.m2())});
+    const auto row = [&](const double* numbers) { return context.on_host(numbers, state.statistics); };
+    const std::vector<double> count = row(state.count());
+    return moments_object({{count.begin(), count.end()}, row(state.mean()), row(state.mean_low()), row(state.m2())});
 }
 
 // What backward reads; it checks them.
@@ -177,13 +188,12 @@ py::dict context_state(const Context& context) {
         order[static_cast<std::size_t>(k)] = static_cast<int>(dims[k]);
         back[dims[k]] = k;
     }
-    residual.bind_optional("context", "residual", context.residual);
-    where.bind_where("context", context.where);
+    residual.bind_optional("context", "residual", context.residual, view.get().device);
+    where.bind_where("context", context.where, view.get().device);
     return py::dict("x"_a = as_numpy(context.x, view).attr("transpose")(order), "order"_a = back,
                     "residual"_a = as_numpy(context.residual, residual), "where"_a = as_numpy(context.where, where),
-                    "values"_a = new_array(std::vector<double>(state.values, state.values + state.size())),
-                    "axis"_a = options.axis, "eps"_a = options.eps,
-                    "eps_placement"_a = static_cast<int>(options.eps_placement),
+                    "values"_a = new_array(context.on_host(state.values, state.size())), "axis"_a = options.axis,
+                    "eps"_a = options.eps, "eps_placement"_a = static_cast<int>(options.eps_placement),
                     "activation"_a = static_cast<int>(options.activation),
                     "activation_slope"_a = options.activation_slope, "dropout"_a = options.dropout,
                     "seed"_a = options.seed, "offset"_a = options.offset, "scope"_a = static_cast<int>(state.scope),
@@ -228,7 +238,7 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     if (values.ndim() != 1 || values.shape(0) != size) {
         throw ValueError("context: the pickled state has another number of values than x asks for");
     }
-    auto context = std::make_unique<Context>(x, x_view.library(), size);
+    auto context = std::make_unique<Context>(x, x_view, size);
     context->residual = pickled["residual"];
     context->where = pickled["where"];
     NormState& state = context->state();
@@ -253,10 +263,10 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     state.has_gamma = entry<bool>(pickled, "has_gamma");
     state.has_beta = entry<bool>(pickled, "has_beta");
     // The kinds of these arrays; backward checks their shapes.
-    const bool has_residual = residual_view.bind_optional(name, "residual", context->residual).has_value();
+    const bool has_residual = residual_view.bind_optional(name, "residual", context->residual, view.device).has_value();
     const bool had_residual = entry<bool>(pickled, "has_residual");
     state.has_residual = has_residual || (kind.scope == Scope::kLastAxes && had_residual);
-    state.has_where = where_view.bind_where(name, context->where).has_value();
+    state.has_where = where_view.bind_where(name, context->where, view.device).has_value();
     state.in_place = entry<bool>(pickled, "in_place");
     state.foreign_stats = entry<bool>(pickled, "foreign_stats");
     return context;

@@ -10,18 +10,24 @@ namespace bnfast::bindings {
 
 // The arrays are the caller's own.
 struct NormContext {
-    // For a forward call on x of a library (null: NumPy), with a state of so many numbers.
-    NormContext(const py::handle& array, const Library* made_by, std::int64_t state_size)
-        : x(py::reinterpret_borrow<py::object>(array)), library(made_by), owner(state_size) {}
+    // For a forward call on x, of which this is the view, with a state of so many numbers.
+    NormContext(const py::handle& array, const ArrayView& view, std::int64_t state_size)
+        : x(py::reinterpret_borrow<py::object>(array)),
+          library(view.library()),
+          stream_owner(view.stream_owner()),
+          owner(state_size, view.get().device) {}
 
     NormState& state() { return owner.state(); }
     const NormState& state() const { return owner.state(); }
+    // Float64 numbers of the state in the program's memory.
+    std::vector<double> on_host(const double* numbers, std::int64_t count) const;
     bool is_double() const { return state().dtype == DType::kFloat64; }
 
     py::object x;
     py::object residual = py::none();
     py::object where = py::none();
-    const Library* library;  // whose arrays mean, var and invstd are
+    const Library* library;   // whose arrays mean, var and invstd are; null: NumPy
+    py::object stream_owner;  // outlives the numbers, which are given back in the order of the stream
     OwnedNormState owner;
 };
 // Contexts of batch norm, and of the norms whose statistics are a sample's own. Those of layer and RMS norm have h for
@@ -53,10 +59,10 @@ class BackwardResults {
     py::object take(const NormContext& context, const py::handle& type);
 
   private:
-    const Library* library_;
+    NumberArray parameters_;
     OutputArray dx_;
     std::optional<OutputArray> dresidual_;
-    std::unique_ptr<double[]> values_;  // dgamma and dbeta
+    Numbers values_;  // dgamma and dbeta
     NormGradients gradients_;
 };
 

@@ -28,10 +28,11 @@ constexpr auto kDropoutFields =
 struct ForwardViews {
     ForwardViews(const char* operation, const ForwardCall& call, const py::handle& where_array = Py_None) {
         inputs.x = x.bind(operation, "x", call.x);
-        inputs.gamma = gamma.bind_optional_channels(operation, "gamma", call.gamma);
-        inputs.beta = beta.bind_optional_channels(operation, "beta", call.beta);
-        inputs.residual = residual.bind_optional(operation, "residual", call.residual);
-        inputs.where = where.bind_where(operation, where_array);
+        const Device& device = inputs.x.device;
+        inputs.gamma = gamma.bind_optional_channels(operation, "gamma", call.gamma, device);
+        inputs.beta = beta.bind_optional_channels(operation, "beta", call.beta, device);
+        inputs.residual = residual.bind_optional(operation, "residual", call.residual, device);
+        inputs.where = where.bind_where(operation, where_array, device);
     }
     ArrayView x, gamma, beta, residual, where;
     NormInputs inputs;

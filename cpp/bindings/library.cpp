@@ -1,4 +1,4 @@
-// Arrays of other libraries, by DLPack: how their memory is read, and how a result becomes an array of theirs.
+// Arrays of other libraries, by DLPack: how their memory is read.
 #include "library.h"
 
 #include <algorithm>
@@ -8,16 +8,14 @@
 #include <unordered_map>
 
 #include "arrays.h"
-#include "bnfast/layout.h"
+#include "bnfast/cuda.h"
+#include "bnfast/error.h"
 #include "gil.h"
-#include "output_memory.h"
 #include "register.h"
+#include "streams.h"
 
 namespace bnfast::bindings {
 namespace {
-
-constexpr const char* kVersioned = "dltensor_versioned";
-constexpr const char* kLegacy = "dltensor";
 
 [[noreturn]] void refuse(const char* operation, const char* name, const std::string& why) {
     throw TypeError(std::string(operation) + ": " + name + " " + why);
@@ -68,7 +66,11 @@ Library* new_library(const char* operation, const char* name, const py::handle& 
     auto library = std::make_unique<Library>();
     library->exchange = exchange_of(type);
     library->has_gradients = py::hasattr(reinterpret_cast<PyObject*>(type), "requires_grad");
-    library->immutable = package_of(object) == "jaxlib";
+    const std::string package = package_of(object);
+    library->immutable = package == "jaxlib";
+    library->streams = library->has_gradients ? Streams::kOfTorch
+                       : package == "cupy"    ? Streams::kOfCupy
+                                              : Streams::kDefault;
     if (library->exchange == nullptr) {
         const py::object from_dlpack = from_dlpack_of(object);
         if (from_dlpack.is_none()) {
@@ -132,16 +134,33 @@ const char* untruth(const dlpack::Tensor& t) {
     return t.data == nullptr && !empty ? "no memory" : nullptr;
 }
 
-// What object.__dlpack__() returns, by the newest form that it has.
-py::object capsule_of(const py::handle& object) {
+// What object.__dlpack__() returns, by the newest form that it has. The array is to be read on the stream of `device`.
+py::object capsule_of(const py::handle& object, const Device& device) {
     using namespace py::literals;
     const py::object method = object.attr("__dlpack__");
+    py::dict arguments;
+    if (device.type == Device::Type::kCuda) arguments["stream"] = number_of_stream(device);
     try {
-        return method("max_version"_a = py::make_tuple(dlpack::kVersion.major, dlpack::kVersion.minor));
+        return method("max_version"_a = py::make_tuple(dlpack::kVersion.major, dlpack::kVersion.minor), **arguments);
     } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_TypeError)) throw;
     }
-    return method();
+    return method(**arguments);
+}
+
+// Where an array says that it is.
+dlpack::Device device_of(const py::handle& object) {
+    const py::object method = py::getattr(object, "__dlpack_device__", py::none());
+    if (method.is_none()) return {dlpack::kCpu, 0};
+    const auto device = py::cast<std::pair<std::int32_t, std::int32_t>>(py::tuple(method()));
+    return {device.first, device.second};
+}
+
+std::string device_text(const dlpack::Device& device) {
+    const std::string name = device.type == dlpack::kCpu    ? "cpu"
+                             : device.type == dlpack::kCuda ? "cuda"
+                                                            : "DLPack device " + std::to_string(device.type);
+    return name + ":" + std::to_string(device.index);
 }
 
 }  // namespace
@@ -179,149 +198,81 @@ void Lent::release() noexcept {
     legacy_ = nullptr;
 }
 
+void Lent::use_device(const char* operation, const char* name, const Library& library, const dlpack::Device& where) {
+    device = {};
+    if (where.type == dlpack::kCpu) return;
+    const char* const why = where.type == dlpack::kCuda ? cuda_unavailable() : "";
+    if (why != nullptr) {
+        throw ValueError(std::string(operation) + ": " + name + " is on " + device_text(where) + ", expected cpu" +
+                         (*why == '\0' ? "" : ": ") + why);
+    }
+    CurrentStream current = current_stream(library, where.index);
+    device = current.device;
+    stream_owner = std::move(current.owner);
+}
+
+void Lent::borrow_capsule(const char* operation, const char* name, const Library& library, const py::handle& object) {
+    py::object capsule;
+    const dlpack::Device said = device_of(object);
+    use_device(operation, name, library, said);
+    try {
+        // PyTorch before 2.10 lends no tensor that requires grad, even where it does not record.
+        capsule =
+            capsule_of(library.has_gradients ? object.attr("detach")() : py::reinterpret_borrow<py::object>(object),
+                       device);
+    } catch (py::error_already_set& error) {
+        refuse(operation, name, "cannot be read by DLPack: " + std::string(py::str(error.value())));
+    }
+    if (PyCapsule_IsValid(capsule.ptr(), kVersioned) != 0) {
+        versioned_ = static_cast<dlpack::VersionedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kVersioned));
+        PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
+        if (versioned_->version.major != dlpack::kVersion.major) {
+            refuse(operation, name, "has a newer form of DLPack");
+        }
+        read_only = read_only || (versioned_->flags & dlpack::kReadOnly) != 0;
+        tensor = versioned_->tensor;
+    } else if (PyCapsule_IsValid(capsule.ptr(), kLegacy) != 0) {
+        legacy_ = static_cast<dlpack::LegacyTensor*>(PyCapsule_GetPointer(capsule.ptr(), kLegacy));
+        PyCapsule_SetName(capsule.ptr(), "used_dltensor");
+        tensor = legacy_->tensor;
+    } else {
+        refuse(operation, name, "has a __dlpack__ that returns no capsule of DLPack");
+    }
+    if (tensor.device.type != said.type || tensor.device.index != said.index) {
+        refuse(operation, name,
+               "is on " + device_text(tensor.device) + ", but its __dlpack_device__ says " + device_text(said));
+    }
+}
+
 void Lent::borrow(const char* operation, const char* name, const Library& library, const py::handle& object) {
     release();
     read_only = library.immutable;
     if (library.has_gradients) check_torch(operation, name, object);
-    if (library.exchange != nullptr) {
-        if (library.exchange->borrow(object.ptr(), &tensor) != 0) {
-            refuse(operation, name, "cannot be read by DLPack: " + take_message());
-        }
+    if (library.exchange == nullptr) {
+        borrow_capsule(operation, name, library, object);
+    } else if (library.exchange->borrow(object.ptr(), &tensor) == 0) {
+        use_device(operation, name, library, tensor.device);
     } else {
-        py::object capsule;
-        try {
-            // PyTorch before 2.10 lends no tensor that requires grad, even where it does not record.
-            capsule = capsule_of(library.has_gradients ? object.attr("detach")()
-                                                       : py::reinterpret_borrow<py::object>(object));
-        } catch (py::error_already_set& error) {
-            refuse(operation, name, "cannot be read by DLPack: " + std::string(py::str(error.value())));
-        }
-        if (PyCapsule_IsValid(capsule.ptr(), kVersioned) != 0) {
-            versioned_ = static_cast<dlpack::VersionedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kVersioned));
-            PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
-            if (versioned_->version.major != dlpack::kVersion.major) {
-                refuse(operation, name, "has a newer form of DLPack");
-            }
-            read_only = read_only || (versioned_->flags & dlpack::kReadOnly) != 0;
-            tensor = versioned_->tensor;
-        } else if (PyCapsule_IsValid(capsule.ptr(), kLegacy) != 0) {
-            legacy_ = static_cast<dlpack::LegacyTensor*>(PyCapsule_GetPointer(capsule.ptr(), kLegacy));
-            PyCapsule_SetName(capsule.ptr(), "used_dltensor");
-            tensor = legacy_->tensor;
-        } else {
-            refuse(operation, name, "has a __dlpack__ that returns no capsule of DLPack");
-        }
+        refuse(operation, name, "cannot be read by DLPack: " + take_message());
     }
     if (const char* const what = untruth(tensor)) refuse(operation, name, std::string("describes ") + what);
 }
 
-// --- new arrays -------------------------------------------------------------------------------------------------
-
-struct UnfinishedArray::Parts {
-    dlpack::VersionedTensor versioned{};
-    dlpack::LegacyTensor legacy{};
-    std::unique_ptr<std::int64_t[]> dims;  // shape and strides
-    OutputBlock block;
-    void* data = nullptr;
-};
+// --- copies -----------------------------------------------------------------------------------------------------
 
 namespace {
-
-using Parts = UnfinishedArray::Parts;
-
-void destroy(Parts* parts) noexcept {
-    give_back(parts->block);
-    delete parts;
-}
-
-dlpack::DataType type_of(DType dtype) {
-    const auto bits = static_cast<std::uint8_t>(8 * item_size(dtype));
-    switch (dtype) {
-        case DType::kBFloat16: return {dlpack::kBFloat, bits, 1};
-        case DType::kBool: return {dlpack::kBool, bits, 1};
-        default: return {dlpack::kFloat, bits, 1};
-    }
-}
-
-// What a library's from_dlpack is given: an object with memory to take, once.
-class Offer {
-  public:
-    explicit Offer(Parts* parts) : parts_(parts) {}
-    Offer(const Offer&) = delete;
-    Offer& operator=(const Offer&) = delete;
-    ~Offer() {
-        if (parts_ != nullptr) destroy(parts_);
-    }
-    py::object capsule(const py::object& max_version) {
-        if (parts_ == nullptr) throw py::buffer_error("the array was taken already");
-        const bool versioned = !max_version.is_none() &&
-                               py::cast<std::uint32_t>(py::object(max_version[py::int_(0)])) >= dlpack::kVersion.major;
-        PyObject* const made = versioned ? PyCapsule_New(&parts_->versioned, kVersioned, &drop<dlpack::VersionedTensor>)
-                                         : PyCapsule_New(&parts_->legacy, kLegacy, &drop<dlpack::LegacyTensor>);
-        if (made == nullptr) throw py::error_already_set();
-        parts_ = nullptr;  // the capsule's
-        return py::reinterpret_steal<py::object>(made);
-    }
-
-  private:
-    // A capsule that nobody used. One that was has another name.
-    template <class T>
-    static void drop(PyObject* capsule) {
-        const char* const name = std::is_same_v<T, dlpack::VersionedTensor> ? kVersioned : kLegacy;
-        if (PyCapsule_IsValid(capsule, name) == 0) return;
-        T* const tensor = static_cast<T*>(PyCapsule_GetPointer(capsule, name));
-        tensor->deleter(tensor);
-    }
-    Parts* parts_;
-};
 
 py::object as_library(const py::object& array, const py::object& like) {
     const Library* const library = library_of("as_library", "like", like);
     if (library == nullptr) return array;
     const py::array dense = py::array::ensure(array, py::array::c_style);  // may be a copy, which the view does not own
-    ArrayView view;
+    ArrayView view, like_view;
     view.bind("as_library", "array", dense);
-    UnfinishedArray copy(view.get(), nullptr);
-    std::memcpy(copy.data(), view.get().data,
-                static_cast<std::size_t>(elements_of(view.get()) * item_size(view.get().dtype)));
-    return copy.finish(*library);
+    like_view.bind("as_library", "like", like);
+    return copy_like(view.get(), like_view);
 }
 
 }  // namespace
-
-void UnfinishedArray::Delete::operator()(Parts* parts) const noexcept { destroy(parts); }
-
-UnfinishedArray::UnfinishedArray(const TensorView& described, const void* alike) : parts_(new Parts) {
-    const auto bytes = static_cast<std::size_t>(elements_of(described) * item_size(described.dtype));
-    const std::size_t phase = bytes < kLargeOutput ? 0 : reinterpret_cast<std::uintptr_t>(alike) % kLineBytes;
-    Parts& parts = *parts_;
-    parts.block = take_block(bytes + phase);
-    parts.data = static_cast<char*>(parts.block.data) + phase;
-    const auto ndim = static_cast<std::size_t>(described.ndim);
-    parts.dims.reset(new std::int64_t[2 * ndim + 1]);
-    std::int64_t* const strides = std::copy_n(described.shape, ndim, parts.dims.get());
-    std::transform(described.strides, described.strides + ndim, strides,
-                   [&](std::int64_t stride) { return stride / item_size(described.dtype); });
-    parts.versioned.version = dlpack::kVersion;
-    parts.versioned.tensor = {
-        parts.data, {dlpack::kCpu, 0}, described.ndim, type_of(described.dtype), parts.dims.get(), strides, 0};
-    parts.legacy.tensor = parts.versioned.tensor;
-    parts.versioned.context = parts.legacy.context = &parts;
-    parts.versioned.deleter = [](dlpack::VersionedTensor* t) { destroy(static_cast<Parts*>(t->context)); };
-    parts.legacy.deleter = [](dlpack::LegacyTensor* t) { destroy(static_cast<Parts*>(t->context)); };
-}
-
-void* UnfinishedArray::data() const { return parts_->data; }
-
-py::object UnfinishedArray::finish(const Library& library) {
-    if (library.exchange == nullptr) {
-        const py::object offer = py::cast(std::make_unique<Offer>(parts_.release()));
-        return call_python(library.from_dlpack, offer);
-    }
-    void* made = nullptr;
-    if (library.exchange->adopt(&parts_.release()->versioned, &made) != 0) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(static_cast<PyObject*>(made));
-}
 
 void register_library(py::module_& m) {
     using namespace py::literals;
@@ -334,16 +285,6 @@ void register_library(py::module_& m) {
         },
         "operation"_a, "name"_a, "array"_a, "The array as NumPy's: itself, or a copy.");
     m.def("as_library", &as_library, "array"_a, "like"_a, "A copy of NumPy's array in the library of `like`.");
-    py::class_<Offer>(m, "_Offer",
-                      "The memory of a new array, for the from_dlpack of the library whose array it becomes.")
-        .def(
-            "__dlpack__",
-            [](Offer& offer, const py::object&, const py::object& max_version, const py::object&, const py::object&) {
-                return offer.capsule(max_version);
-            },
-            py::kw_only(), "stream"_a = py::none(), "max_version"_a = py::none(), "dl_device"_a = py::none(),
-            "copy"_a = py::none())
-        .def("__dlpack_device__", [](const Offer&) { return py::make_tuple(static_cast<int>(dlpack::kCpu), 0); });
 }
 
 }  // namespace bnfast::bindings

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
     m.attr("__version__") = bnfast::version();
     bnfast::bindings::register_runtime(m);
     bnfast::bindings::register_library(m);
+    bnfast::bindings::register_unfinished_array(m);
     bnfast::bindings::register_contexts(m);
     bnfast::bindings::register_moments(m);
     bnfast::bindings::register_batch_norm(m);

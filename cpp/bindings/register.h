@@ -7,6 +7,7 @@ namespace bnfast::bindings {
 
 void register_runtime(pybind11::module_& m);
 void register_library(pybind11::module_& m);
+void register_unfinished_array(pybind11::module_& m);
 void register_contexts(pybind11::module_& m);
 void register_moments(pybind11::module_& m);
 void register_batch_norm(pybind11::module_& m);

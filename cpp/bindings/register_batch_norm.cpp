@@ -57,7 +57,7 @@ struct BackwardCall {
 template <class Call>
 std::unique_ptr<BatchNormContext> new_context(const Call& call, const ForwardViews& views) {
     const std::int64_t size = size_or_zero(&batch_norm_state_size, views.inputs.x, call.axis);
-    auto context = std::make_unique<BatchNormContext>(call.x, views.x.library(), size);
+    auto context = std::make_unique<BatchNormContext>(call.x, views.x, size);
     context->residual = py::reinterpret_borrow<py::object>(call.residual);
     context->where = py::reinterpret_borrow<py::object>(call.where);
     return context;
@@ -83,16 +83,16 @@ py::tuple batch_norm_entry(const BatchNormCall& call) {
 
 // Mean and var as views.
 struct GivenStatistics {
-    GivenStatistics(const char* operation, const GivenStatisticsCall& call) {
-        mean.bind_channels(operation, "mean", call.mean);
-        var.bind_channels(operation, "var", call.var);
+    GivenStatistics(const char* operation, const GivenStatisticsCall& call, const Device& device) {
+        mean.bind_channels(operation, "mean", call.mean, device);
+        var.bind_channels(operation, "var", call.var, device);
     }
     ArrayView mean, var;
 };
 
 py::object inference_entry(const InferenceCall& call) {
     const ForwardViews views(call.kName, call, call.where);
-    const GivenStatistics given(call.kName, call);
+    const GivenStatistics given(call.kName, call, views.inputs.x.device);
     const TensorView& x = views.inputs.x;
     OutputArray y(call.kName, call.out, views.x, call.x, x);
     {
@@ -104,7 +104,7 @@ py::object inference_entry(const InferenceCall& call) {
 
 py::tuple frozen_entry(const FrozenCall& call) {
     const ForwardViews views(call.kName, call, call.where);
-    const GivenStatistics given(call.kName, call);
+    const GivenStatistics given(call.kName, call, views.inputs.x.device);
     const TensorView& x = views.inputs.x;
     auto context = new_context(call, views);
     OutputArray y(call.kName, call.out, views.x, call.x, x);

@@ -53,7 +53,7 @@ struct MomentsCall {
 py::object moments_entry(const MomentsCall& call) {
     ArrayView x, where;
     const TensorView& x_view = x.bind(call.kName, "x", call.x);
-    const std::optional<TensorView> where_view = where.bind_where(call.kName, call.where);
+    const std::optional<TensorView> where_view = where.bind_where(call.kName, call.where, x_view.device);
     Moments result;
     {
         const ReleasedGil released(elements_of(x_view));
@@ -110,6 +110,9 @@ void update(const ArrayView& view, const py::handle& array, const UpdateRunningC
 
 // For adapters that keep running statistics in arrays of their library: towards the batch's mean and unbiased variance.
 py::object update_running_entry(const UpdateRunningCall& call) {
+    if (call.ctx->owner.device().type != Device::Type::kCpu) {
+        throw ValueError("update_running: ctx is that of a call on a GPU, expected one on the CPU");
+    }
     const NormState& state = call.ctx->state();
     ArrayView mean, var;
     bind_running(mean, "mean", call.mean, state.statistics);

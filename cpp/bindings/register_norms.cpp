@@ -69,7 +69,7 @@ struct BackwardCall {
 template <class Call, class Norm>
 py::tuple over_groups(const Call& call, const ForwardViews& views, std::int64_t state_size, const Norm& norm) {
     const TensorView& x = views.inputs.x;
-    auto context = std::make_unique<SampleNormContext>(call.x, views.x.library(), state_size);
+    auto context = std::make_unique<SampleNormContext>(call.x, views.x, state_size);
     context->residual = py::reinterpret_borrow<py::object>(call.residual);
     OutputArray y(call.kName, call.out, views.x, call.x, x);
     {
@@ -123,7 +123,7 @@ py::tuple over_last_axes(const Call& call, const Norm& norm) {
     std::optional<TensorView> h_view;
     if (has_prologue) h_view = h.emplace(call.kName, py::none(), views.x, call.x, x, y.view().data).view();
     const std::int64_t size = size_or_zero(&layer_norm_state_size, x, options.axis);
-    auto context = std::make_unique<SampleNormContext>(call.x, views.x.library(), size);
+    auto context = std::make_unique<SampleNormContext>(call.x, views.x, size);
     {
         const ReleasedGil released(elements_of(x));
         norm(views.inputs, options, y.view(), h_view, context->state());

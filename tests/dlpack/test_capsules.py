@@ -9,52 +9,7 @@ import numpy as np
 import pytest
 
 import bnfast
-
-
-class Tensor(ctypes.Structure):
-    """DLTensor."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_index", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
-class Legacy(ctypes.Structure):
-    """DLManagedTensor, before version 1.0."""
-
-    _fields_ = (
-        ("tensor", Tensor),
-        ("context", ctypes.c_void_p),
-        ("deleter", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
-    )
-
-
-class Versioned(ctypes.Structure):
-    """DLManagedTensorVersioned."""
-
-    _fields_ = (
-        ("major", ctypes.c_uint32),
-        ("minor", ctypes.c_uint32),
-        ("context", ctypes.c_void_p),
-        ("deleter", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
-        ("flags", ctypes.c_uint64),
-        ("tensor", Tensor),
-    )
-
-
-new_capsule = ctypes.pythonapi.PyCapsule_New
-new_capsule.restype = ctypes.py_object
-new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-CPU, CUDA, READ_ONLY = 1, 2, 1
+from dlpack.structs import CPU, CUDA, READ_ONLY, Legacy, Tensor, Versioned, new_capsule
 
 
 def lengths(numbers: tuple[int, ...]) -> Any:
@@ -71,7 +26,9 @@ class Lender:
         self.dtype, self.shape, self.freed = array.dtype, array.shape, 0
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return CPU, 0
+        if "said" in self.lies:
+            return self.lies["said"]
+        return self.lies.get("device_type", CPU), self.lies.get("device_index", 0)
 
     def __dlpack__(self, **options: Any) -> Any:
         if self.old and options:
@@ -79,8 +36,8 @@ class Lender:
         a = self.array
         self.dims = lengths(a.shape), lengths(tuple(s // a.itemsize for s in a.strides))
         tensor = Tensor(a.ctypes.data, CPU, 0, a.ndim, 2, 8 * a.itemsize, 1, *self.dims, 0)
-        for name, lie in self.lies.items():
-            setattr(tensor, name, lie)
+        for name in self.lies.keys() - {"said"}:
+            setattr(tensor, name, self.lies[name])
         self.deleter = Legacy._fields_[2][1](self.free)
         if self.old:
             self.owner: Any = Legacy(tensor, None, self.deleter)
@@ -137,6 +94,7 @@ def test_read_only_memory_is_not_written(x):
 
 
 FAR = 2**61
+ON_CUDA = {"device_type": CUDA, "device_index": 3}
 
 
 @pytest.mark.parametrize(
@@ -156,8 +114,11 @@ FAR = 2**61
         (TypeError, "x has dtype float32, expected", {"code": 0}),
         (TypeError, "x has dtype float32, expected", {"bits": 24}),
         (TypeError, "x has dtype float32, expected", {"code": 4}),
-        (ValueError, "x is on cuda:3, expected cpu", {"device_type": CUDA, "device_index": 3}),
-        (ValueError, "x is on DLPack device 9:0, expected cpu", {"device_type": 9}),
+        (
+            TypeError,
+            "x is on cuda:3, but its __dlpack_device__ says cpu:0",
+            ON_CUDA | {"said": (1, 0)},
+        ),
     ],
 )
 def test_lies_are_refused_and_what_was_lent_is_freed(x, error, message, lies):
@@ -167,6 +128,24 @@ def test_lies_are_refused_and_what_was_lent_is_freed(x, error, message, lies):
     assert lender.freed == 1
     with pytest.raises(error, match=r"^batch_norm: residual"):
         bnfast.batch_norm(x, residual=Lender(x, **lies))
+
+
+@pytest.mark.parametrize(
+    ("message", "device"),
+    [
+        ("x is on cuda:3, expected cpu: ", ON_CUDA),
+        ("x is on DLPack device 9:0, expected cpu", {"device_type": 9}),
+    ],
+)
+def test_arrays_on_devices_without_a_backend_are_refused_before_they_are_lent(x, message, device):
+    if device is ON_CUDA and bnfast.cuda.is_available():
+        pytest.skip("there is CUDA")
+    lender = Lender(x, **device)
+    with pytest.raises(ValueError, match=f"^batch_norm: {message}"):
+        bnfast.batch_norm(lender)
+    with pytest.raises(ValueError, match=r"^batch_norm: residual"):
+        bnfast.batch_norm(x, residual=lender)
+    assert lender.freed == 0
 
 
 class Broken:

@@ -55,9 +55,8 @@ struct NormState : StateNumbers {
 // A state that owns its memory.
 class OwnedNormState {
   public:
-    // Room for `size` numbers where x is: on a device with streams, in the order of the given one.
-    explicit OwnedNormState(std::int64_t size, const Device& device = {})
-        : memory_(take(static_cast<std::size_t>(size), device), Return{device}) {
+    // Room for `size` numbers where x is; of a device with streams, in the order of the given one.
+    explicit OwnedNormState(std::int64_t size, const Device& device = {}) : memory_(new_numbers(size, device)) {
         state_.values = memory_.get();
         state_.capacity = size;
     }
@@ -69,21 +68,7 @@ class OwnedNormState {
     const Device& device() const { return memory_.get_deleter().device; }
 
   private:
-    static double* take(std::size_t size, const Device& device) {
-        if (device.type == Device::Type::kCpu) return new double[size];
-        return static_cast<double*>(allocate(device, size * sizeof(double)));
-    }
-    struct Return {
-        Device device;
-        void operator()(double* numbers) const {
-            if (device.type == Device::Type::kCpu) {
-                delete[] numbers;
-            } else {
-                release(device, numbers);
-            }
-        }
-    };
-    std::unique_ptr<double[], Return> memory_;  // not set to zero
+    Numbers memory_;  // not set to zero
     NormState state_;
 };
 

@@ -6,7 +6,9 @@
 
 namespace bnfast {
 
-const char* cuda_unavailable() { return cuda_devices() == nullptr ? why_no_backend(Device::Type::kCuda) : nullptr; }
+const char* cuda_unavailable() {
+    return backend_of(Device::Type::kCuda) == nullptr ? why_no_backend(Device::Type::kCuda) : nullptr;
+}
 
 int cuda_device_count() {
     const CudaDevices* const devices = cuda_devices();
@@ -17,7 +19,7 @@ CudaDevice cuda_device(int index) {
     const int count = cuda_device_count();
     if (index < 0 || index >= count) {
         api::fail("cuda_device", "index is " + std::to_string(index) + ", expected one of " + std::to_string(count) +
-                                     " devices" + (count == 0 ? ": " + std::string(cuda_unavailable()) : ""));
+                                     " devices" + (count == 0 ? ": " + std::string(why_no_backend(Device::Type::kCuda)) : ""));
     }
     return cuda_devices()->describe(index);
 }

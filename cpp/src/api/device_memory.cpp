@@ -24,10 +24,10 @@ void copy_from_host(const Device& device, void* to, const void* from, std::size_
     if (bytes > 0) backend.copy_from_host(device, to, from, bytes);
 }
 
-void store_numbers(const double* values, const TensorView& out) {
+void store_numbers(const double* values, const double* divisors, const TensorView& out) {
     const char* const operation = "store_numbers";
     api::check_numbers(operation, "out", out);
-    api::check_device(operation, "out", out.device).store_numbers(values, out);
+    api::check_device(operation, "out", out.device).store_numbers(values, divisors, out);
 }
 
 void order(const Device& earlier, const Device& later) {

@@ -25,12 +25,12 @@ void copy(const Device&, void* to, const void* from, std::size_t bytes) {
     if (bytes > 0) std::memcpy(to, from, bytes);
 }
 
-void store_numbers(const double* values, const TensorView& out) {
+void store_numbers(const double* values, const double* divisors, const TensorView& out) {
     const auto put = out.dtype == DType::kFloat64 ? &store<double> : &store<float>;
     char* at = static_cast<char*>(out.data);
     std::int64_t index[kMaxDims] = {};
     for (std::int64_t i = 0, count = elements_of(out); i < count; ++i) {
-        put(values[i], at);
+        put(divisors == nullptr ? values[i] : values[i] / divisors[i], at);
         for (int d = out.ndim - 1; d >= 0; --d) {  // to the next index
             at += out.strides[d];
             if (++index[d] < out.shape[d]) break;

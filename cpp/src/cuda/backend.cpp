@@ -235,9 +235,9 @@ void copy_from_host(const Device& device, void* to, const void* from, std::size_
     const OnDevice current(device.index);
     copy_to_device(to, from, bytes, device.stream);
 }
-void store_numbers(const double* values, const TensorView& out) {
+void store_numbers(const double* values, const double* divisors, const TensorView& out) {
     const OnDevice current(out.device.index);
-    store_rounded(values, out, stream_of(out));
+    store_rounded(values, divisors, out, stream_of(out));
 }
 void order_streams(const Device& earlier, const Device& later) {
     const OnDevice current(earlier.index);

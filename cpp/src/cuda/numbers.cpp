@@ -1,9 +1,9 @@
 // Numbers of channels: where views have them.
 #include "cuda/numbers.h"
 
-#include "bnfast/layout.h"
 #include <stdexcept>
 
+#include "bnfast/layout.h"
 #include "cuda/binding.h"
 
 namespace bnfast::cuda {
@@ -41,9 +41,10 @@ NumberRow number_row(const TensorView& view, double* out, std::vector<DeviceMemo
     return row;
 }
 
-void store_rounded(const double* values, const TensorView& out, Stream stream) {
+void store_rounded(const double* values, const double* divisors, const TensorView& out, Stream stream) {
     StoreNumbersKernel kernel;
     kernel.values = values;
+    kernel.divisors = divisors;
     kernel.out = static_cast<char*>(out.data);
     kernel.is_double = out.dtype == DType::kFloat64;
     kernel.entries = elements_of(out);

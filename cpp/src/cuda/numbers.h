@@ -23,8 +23,8 @@ struct StridedCopy {
 NumberRow number_row(const TensorView& view, double* out, std::vector<DeviceMemory<char>>& copies, Stream stream);
 void fill_numbers(const FillNumbersKernel& rows, Stream stream);
 void launch_rounded(const StoreNumbersKernel& numbers, Stream stream);
-// Float64 numbers, rounded to the type of `out`, in the order of its indices.
-void store_rounded(const double* values, const TensorView& out, Stream stream);
+// Float64 numbers, divided by others unless these are null, rounded to the type of `out`, in the order of its indices.
+void store_rounded(const double* values, const double* divisors, const TensorView& out, Stream stream);
 void add_rows(const AddRowsKernel& rows, Stream stream);
 void copy_strided(const StridedCopy& copy, std::int64_t element_bytes, Stream stream);
 void expand_mask(const MaskKernel& mask, Stream stream);

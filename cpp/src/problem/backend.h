@@ -69,7 +69,7 @@ struct Backend {
     void (*release)(const Device&, void* memory);
     void (*copy_to_host)(const Device&, void* to, const void* from, std::size_t bytes);
     void (*copy_from_host)(const Device&, void* to, const void* from, std::size_t bytes);
-    void (*store_numbers)(const double* values, const TensorView& out);
+    void (*store_numbers)(const double* values, const double* divisors, const TensorView& out);
     void (*order)(const Device& earlier, const Device& later);
 };
 

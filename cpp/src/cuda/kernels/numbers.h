@@ -38,9 +38,10 @@ struct FillNumbersKernel {
     }
 };
 
-// Float64 numbers, rounded, to where a tensor has them.
+// Float64 numbers, or quotients of such, rounded, to where a tensor has them.
 struct StoreNumbersKernel {
     const double* values = nullptr;
+    const double* divisors = nullptr;
     char* out = nullptr;
     bool is_double = false;
     IndexMap place;  // in bytes
@@ -50,10 +51,11 @@ struct StoreNumbersKernel {
         for (std::int64_t i = block_index() * thread_count() + thread_index(); i < entries;
              i += block_count() * thread_count()) {
             char* const at = out + place.at(i);
+            const double value = divisors == nullptr ? values[i] : values[i] / divisors[i];
             if (is_double) {
-                *reinterpret_cast<double*>(at) = values[i];
+                *reinterpret_cast<double*>(at) = value;
             } else {
-                *reinterpret_cast<float*>(at) = static_cast<float>(values[i]);
+                *reinterpret_cast<float*>(at) = static_cast<float>(value);
             }
         }
     }

@@ -1,0 +1,46 @@
+// The streams of GPUs on which libraries of arrays work, and how calls take their place among what these enqueue.
+#include "streams.h"
+
+#include <cstdint>
+
+#include "arrays.h"
+#include "bnfast/memory.h"
+
+namespace bnfast::bindings {
+
+CurrentStream current_stream(const Library& library, int device_index) {
+    static PyObject *of_torch = nullptr, *of_cupy = nullptr;
+    CurrentStream current{{Device::Type::kCuda, device_index}, {}};
+    const auto take = [&](const py::object& stream, const char* handle) {
+        current.device.stream = reinterpret_cast<void*>(py::cast<std::uintptr_t>(stream.attr(handle)));
+        current.owner = stream;
+    };
+    if (library.exchange != nullptr && library.exchange->current_stream != nullptr) {
+        if (library.exchange->current_stream(dlpack::kCuda, device_index, &current.device.stream) != 0) {
+            throw py::error_already_set();
+        }
+    } else if (library.streams == Streams::kOfTorch) {
+        take(imported_once(of_torch, "torch.cuda", "current_stream")(device_index), "cuda_stream");
+    } else if (library.streams == Streams::kOfCupy) {
+        take(imported_once(of_cupy, "cupy.cuda", "get_current_stream")(device_index), "ptr");
+    }
+    return current;
+}
+
+py::int_ number_of_stream(const Device& device) {
+    return device.stream == nullptr ? py::int_(1) : py::int_(reinterpret_cast<std::uintptr_t>(device.stream));
+}
+
+void let_follow(const Device& ours, const py::object& number) {
+    const auto theirs = number.is_none() ? 1 : py::cast<std::intptr_t>(number);
+    if (theirs == -1) return;
+    Device later = ours;
+    later.stream = theirs == 1 ? nullptr : reinterpret_cast<void*>(theirs);
+    run_after(later, ours);
+}
+
+void run_after(const Device& later, const Device& earlier) {
+    if (later == earlier && later.stream != earlier.stream) order(earlier, later);
+}
+
+}  // namespace bnfast::bindings

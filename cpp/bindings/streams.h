@@ -1,0 +1,27 @@
+// The streams of GPUs on which libraries of arrays work, and how calls take their place among what these enqueue.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "bnfast/tensor.h"
+#include "library.h"
+
+namespace bnfast::bindings {
+
+// Where a library enqueues work of the calling thread, and what keeps that stream alive, if anything has to.
+struct CurrentStream {
+    Device device;
+    py::object owner;
+};
+CurrentStream current_stream(const Library& library, int device_index);
+
+// A stream as the array API standard has it in `__dlpack__(stream=...)`, where CUDA's default stream is 1.
+py::int_ number_of_stream(const Device& device);
+// Makes a consumer's stream, named in that way, wait for ours. None is the default stream, -1 one that need not wait.
+void let_follow(const Device& ours, const py::object& number);
+
+// What is enqueued on the stream of `later` from now on runs after what is on that of `earlier`: for arrays of two
+// libraries in one call.
+void run_after(const Device& later, const Device& earlier);
+
+}  // namespace bnfast::bindings

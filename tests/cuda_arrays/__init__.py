@@ -1,0 +1,1 @@
+"""Arrays on CUDA devices, with the CPU in the place of the GPU."""
