@@ -26,9 +26,9 @@ class Array:
         The streams on which others have asked to read it, latest last.
     """
 
-    def __init__(self, array: np.ndarray, index: int = 0, owner: Any = None) -> None:
-        self.array, self.index, self.owner = array, index, owner
-        self.dtype, self.shape = array.dtype, array.shape
+    def __init__(self, array: np.ndarray, index: int = 0) -> None:
+        self.array, self.index = array, index
+        self.dtype, self.shape, self.ndim = array.dtype, array.shape, array.ndim
         self.streams: list[int | None] = []
         self.lent: list[Any] = []  # what capsules refer to: a test is short
 
@@ -73,12 +73,19 @@ def from_dlpack(offer: Any) -> Array:
     capsule = offer.__dlpack__(stream=CONSUMER, max_version=(1, 0))
     taken = Versioned.from_address(pointer_of(capsule, b"dltensor_versioned"))
     rename(capsule, USED)
+    return array_of(taken, index)
+
+
+def array_of(taken: Versioned, index: int) -> Array:
+    """Make a tensor with its owner an array."""
     t = taken.tensor
     assert (t.device_type, t.device_index) == (CUDA, index)
     dtype = np.dtype(f"f{t.bits // 8}" if t.code == 2 else bool)
     shape, strides = t.shape[: t.ndim], [s * dtype.itemsize for s in t.strides[: t.ndim]]
     if not np.prod(shape):
-        return Array(np.empty(shape, dtype), index, Owner(taken))
+        Owner(taken)
+        return Array(np.empty(shape, dtype), index)
     reach = dtype.itemsize + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     memory = (ctypes.c_char * reach).from_address(t.data)
-    return Array(np.ndarray(shape, dtype, memory, 0, strides), index, Owner(taken))
+    memory.owner = Owner(taken)  # type: ignore[attr-defined]  # lives as long as arrays of it
+    return Array(np.ndarray(shape, dtype, memory, 0, strides), index)
