@@ -11,7 +11,8 @@ import bnfast
 from bnfast import _core
 
 pytest.register_assert_rewrite("cases")
-from cases import TARGETS  # noqa: E402 (what is imported before is not rewritten)
+from backends import reason_against_cuda  # noqa: E402 (what is imported before is not rewritten)
+from cases import TARGETS  # noqa: E402
 
 settings.register_profile(
     "bnfast",
@@ -39,6 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "large: not sanitized: random schedules of small arrays reach the same code"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--backend") != "cuda":
+        return
+    for item in items:
+        if reason := reason_against_cuda(item.nodeid):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(params=TARGETS)

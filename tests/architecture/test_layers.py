@@ -32,6 +32,15 @@ MAY_INCLUDE = {
         bool(STANDARD.match(i) or re.match(r"^(bnfast|c)/\w+\.h$", i))
         or i == "cxxabi.h"  # how a cancelled thread unwinds
     ),
+    # Over primitives of its own, which a CPU can stand in for.
+    "src/cuda/kernels": lambda i: (
+        bool(NUMERICS.match(i) or re.match(r"^cuda/(kernels/\w+|device|runtime)\.h$", i))
+        or i in {"cuda_fp16.h", "cuda_bf16.h"}
+    ),
+    "src/cuda": lambda i: (
+        bool(STANDARD.match(i) or re.match(r"^(bnfast|numerics|problem|cuda)/", i))
+        or i in {"cuda_runtime.h", "host_device.h"}
+    ),
     # The list of backends: the only file that knows all of them. One of them is loaded.
     "src": lambda i: (
         bool(STANDARD.match(i) or re.match(r"^(problem/|\w+/backend\.h$)", i))
@@ -50,7 +59,7 @@ MAY_INCLUDE = {
 
 @pytest.mark.parametrize("folder", MAY_INCLUDE)
 def test_includes(folder):
-    found = [path for path in files(f"cpp/{folder}", ".h", ".cpp") if path.parent == CPP / folder]
+    found = [path for path in files(f"cpp/{folder}", ".h", ".cpp", ".cu") if path.parent == CPP / folder]
     assert found
     wrong = [
         f"{name(p)} includes {i}" for p in found for i in includes(p) if not MAY_INCLUDE[folder](i)
@@ -70,8 +79,8 @@ def test_bindings_own_headers_are_their_own():
 
 
 def test_every_folder_has_its_rule():
-    folders = {p.parent.relative_to(CPP).as_posix() for p in files("cpp", ".h", ".cpp")}
-    assert folders - set(MAY_INCLUDE) <= {"src/cuda"}
+    folders = {p.parent.relative_to(CPP).as_posix() for p in files("cpp", ".h", ".cpp", ".cu")}
+    assert folders == set(MAY_INCLUDE)
 
 
 def test_one_file_names_openmp():

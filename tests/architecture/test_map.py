@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from architecture.tree import ROOT, files, name
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
-SUFFIXES = {".h", ".cpp", ".py", ".pyi", ".cmake"}
+SUFFIXES = {".h", ".cpp", ".cu", ".py", ".pyi", ".cmake"}
 # Words of file names that mean here what they mean everywhere.
 PLAIN = {
     *("arguments", "arithmetic", "checks", "limits", "loop", "memory", "parallel", "portable"),

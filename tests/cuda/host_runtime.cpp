@@ -14,8 +14,8 @@ namespace bnfast::cuda {
 namespace {
 
 constexpr std::align_val_t kAlignment{256};  // cudaMalloc's
-constexpr int kMostBlocksOfProcessor = 4;
-constexpr int kMostThreadsOfProcessor = 1024;
+constexpr int kMostBlocksOfProcessor = 16;
+constexpr int kMostThreadsOfProcessor = kLeastBlocks * kMostThreads;
 
 // So small that arrays of a few kilobytes already take teams of blocks and several tiles. For experiments with other
 // sizes, the environment variable BNFAST_CUDA_CHIP has three: processors, shared bytes of a processor, of a block.
@@ -65,13 +65,18 @@ void copy_to_host(void* to, const void* from, std::size_t bytes, Stream stream) 
 void synchronise(Stream) {}
 void order(Stream, Stream) {}
 
-namespace detail {
+namespace {
 
-int resident_blocks_on_host(int threads, std::int64_t shared_bytes) {
+// How many blocks a processor holds at once.
+int resident_blocks(int threads, std::int64_t shared_bytes) {
     const std::int64_t fit = properties().shared_per_processor / (shared_bytes + properties().shared_reserved);
     const std::int64_t most = std::min(kMostBlocksOfProcessor, kMostThreadsOfProcessor / threads);
     return static_cast<int>(std::min(fit, most));
 }
+
+}  // namespace
+
+namespace detail {
 
 // Refuses what CUDA refuses, in its words.
 void launch_on_host(void (*thread)(const void*), const void* kernel, const Grid& grid) {
@@ -82,7 +87,7 @@ void launch_on_host(void (*thread)(const void*), const void* kernel, const Grid&
     if (grid.shared_bytes < 0 || grid.shared_bytes > properties().shared_per_block) {
         throw std::runtime_error("invalid argument");
     }
-    const std::int64_t resident = resident_blocks_on_host(grid.threads, grid.shared_bytes);
+    const std::int64_t resident = resident_blocks(grid.threads, grid.shared_bytes);
     if (grid.together && grid.blocks > resident * properties().processors) {
         throw std::runtime_error("too many blocks in cooperative launch");
     }

@@ -19,7 +19,8 @@ CudaDevice cuda_device(int index) {
     const int count = cuda_device_count();
     if (index < 0 || index >= count) {
         api::fail("cuda_device", "index is " + std::to_string(index) + ", expected one of " + std::to_string(count) +
-                                     " devices" + (count == 0 ? ": " + std::string(why_no_backend(Device::Type::kCuda)) : ""));
+                                     " devices" +
+                                     (count == 0 ? ": " + std::string(why_no_backend(Device::Type::kCuda)) : ""));
     }
     return cuda_devices()->describe(index);
 }

@@ -149,7 +149,7 @@ void Binding::describe() {
                                                                        : ParametersAre::kOfStatistic;
     const StateNumbers& numbers = problem_.numbers;
     if (numbers.values != nullptr) {
-        task_.statistics = {numbers.count(), numbers.mean(),   numbers.mean_low(), numbers.m2(),
+        task_.statistics = {numbers.count(),  numbers.mean(),  numbers.mean_low(), numbers.m2(),
                             numbers.invstd(), numbers.gamma(), numbers.beta()};
     }
     task_.centre = problem_.centre;
@@ -196,8 +196,8 @@ void Binding::bind_tensors() {
         task_.inner = share;
         task_.share = Divider(1);
         task_.parameters = ParametersAre::kAlongInner;
-        for (Operand NormTask::* operand : {&NormTask::x, &NormTask::residual, &NormTask::y, &NormTask::dy,
-                                            &NormTask::dx, &NormTask::dresidual}) {
+        for (Operand NormTask::* operand :
+             {&NormTask::x, &NormTask::residual, &NormTask::y, &NormTask::dy, &NormTask::dx, &NormTask::dresidual}) {
             (task_.*operand).channel = share;
         }
         if (task_.mask.used) {

@@ -18,10 +18,10 @@
 
 namespace bnfast::cuda {
 
-constexpr int kWarp = 32;           // threads that run together, whose numbers begin with a multiple of this
-constexpr int kMostThreads = 256;   // of a block
-constexpr int kLeastBlocks = 2;     // of so many threads that a processor is to hold: the limit of registers
-constexpr int kVectorBytes = 16;    // the widest access to memory
+constexpr int kWarp = 32;          // threads that run together, whose numbers begin with a multiple of this
+constexpr int kMostThreads = 256;  // of a block
+constexpr int kLeastBlocks = 2;    // of so many threads that a processor is to hold: the limit of registers
+constexpr int kVectorBytes = 16;   // the widest access to memory
 
 // N elements as they lie in memory, read and written by one access.
 template <class S, int kCount>
@@ -63,7 +63,9 @@ BNFAST_DEVICE char* shared_memory() {
 // What this thread wrote before is seen by whoever sees what it writes after.
 BNFAST_DEVICE void fence() { __threadfence(); }
 // Adds to a counter that blocks share; returns what it was.
-BNFAST_DEVICE std::uint32_t atomic_add(std::uint32_t* counter, std::uint32_t value) { return atomicAdd(counter, value); }
+BNFAST_DEVICE std::uint32_t atomic_add(std::uint32_t* counter, std::uint32_t value) {
+    return atomicAdd(counter, value);
+}
 // The counter as it is now: what others wrote before they added to it is seen after.
 BNFAST_DEVICE std::uint32_t load_acquire(const std::uint32_t* counter) {
     std::uint32_t value;

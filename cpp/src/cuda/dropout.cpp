@@ -69,8 +69,8 @@ void run(const DropoutProblem& problem, const TensorView& x, const TensorView& y
     }
     if (task.elements == 0) return;
     for (int d = 0; d < task.dims; ++d) task.size[d] = Divider(size[d]);
-    task.one_run = task.dims == 0 || (task.dims == 1 && task.x_stride[0] == 1 && task.y_stride[0] == 1 &&
-                                      task.mask_stride[0] == 1);
+    task.one_run = task.dims == 0 ||
+                   (task.dims == 1 && task.x_stride[0] == 1 && task.y_stride[0] == 1 && task.mask_stride[0] == 1);
     const auto fits = [&](const char* data) { return reinterpret_cast<std::uintptr_t>(data) % kVectorBytes == 0; };
     const bool vectors = task.one_run && fits(task.x) && fits(task.y) && task.elements % (kVectorBytes / item) == 0;
     kernels_for(x.dtype).dropout(task, vectors, stream);

@@ -46,9 +46,6 @@ KernelShape shape_of(const Kernel&, bool rows) {
     shape.rows = rows;
     shape.count = Kernel::kCount;
     shape.size = sizeof(S);
-    shape.resident_blocks = [](int threads, std::int64_t shared_bytes) {
-        return resident_blocks<Kernel>(threads, shared_bytes);
-    };
     return shape;
 }
 

@@ -1,8 +1,8 @@
 // How a call is cut for a chip: teams of blocks, and what each keeps in its shared memory.
 //
-// A team is so many blocks that a unit fits into their shared memory, and so is read once; and at least so many that all
-// units together occupy the chip. Where a unit is too large for the chip, its blocks go through it in tiles, twice. No
-// result depends on anything but the call and the chip.
+// A team is so many blocks that a unit fits into their shared memory, and so is read once; and at least so many that
+// all units together occupy the chip. Where a unit is too large for the chip, its blocks go through it in tiles, twice.
+// No result depends on anything but the call and the chip.
 #include "cuda/plan.h"
 
 #include <algorithm>
@@ -14,11 +14,11 @@
 namespace bnfast::cuda {
 namespace {
 
-constexpr std::int64_t kPiece = 512;      // elements of an item: some vectors for each thread of a warp
-constexpr std::int64_t kAlign = 8;        // elements: a piece begins at a multiple of 16 bytes in a tile
-constexpr int kBlocksOfProcessor = 3;     // at least, so that some load while others store
-constexpr std::int64_t kFewestBytes = 4096;   // of a block that shares a unit with others
-constexpr std::int64_t kStreamed = 1 << 16;   // bytes of a block that stages nothing
+constexpr std::int64_t kPiece = 512;         // elements of an item: some vectors for each thread of a warp
+constexpr std::int64_t kAlign = 8;           // elements: a piece begins at a multiple of 16 bytes in a tile
+constexpr int kMostBlocks = 16;              // that any chip's processor holds at once
+constexpr std::int64_t kFewestBytes = 4096;  // of a block that shares a unit with others
+constexpr std::int64_t kStreamed = 1 << 16;  // bytes of a block that stages nothing
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 std::int64_t ceil_div(std::int64_t n, std::int64_t d) { return (n + d - 1) / d; }
@@ -83,14 +83,15 @@ Grid plan(const KernelShape& shape, NormTask& task, TeamMemory& memory, Stream s
     // Room for the bits of masks is there in any case: no sum depends on whether there is dropout.
     const std::int64_t windows = kMostThreads / kWarp * window_bytes(kPiece);
     const std::int64_t room =
-        std::min(chip.shared_per_processor / kBlocksOfProcessor - chip.shared_reserved, chip.shared_per_block) -
-        scratch - windows;
+        std::min(chip.shared_per_processor / kLeastBlocks - chip.shared_reserved, chip.shared_per_block) - scratch -
+        windows;
 
     // Bytes of an element in shared memory, where parameters and their sums are staged, too.
     const std::int64_t plain = shape.tiles * shape.size;
     const std::int64_t rich = plain + shape.staged_parameter_bytes + shape.parameter_sum_bytes;
     const bool may_stage_parameters = shape.tiles > 0 && rich > plain && task.outer == 1 &&
-                                      task.parameter_count == task.inner && task.parameters == ParametersAre::kAlongInner;
+                                      task.parameter_count == task.inner &&
+                                      task.parameters == ParametersAre::kAlongInner;
     cut_items(shape, shape.tiles == 0 ? kPiece : room / (may_stage_parameters ? rich : plain), task);
 
     const std::int64_t parts = shape.rows ? ceil_div(task.channels, work.piece) : task.channels / task.share.divisor();
@@ -124,13 +125,17 @@ Grid plan(const KernelShape& shape, NormTask& task, TeamMemory& memory, Stream s
     const auto attempt = [&](std::int64_t bytes) {
         std::int64_t tile = std::min(tile_of(bytes), std::max<std::int64_t>(work.items, 1));
         Grid grid = grid_of(tile, bytes);
+        // The same for all kernels, so that a statistic has the same bits whichever measures it.
         const auto resident = [&] {
-            return std::max<std::int64_t>(shape.resident_blocks(grid.threads, grid.shared_bytes), 1) * chip.processors;
+            const std::int64_t by_memory = chip.shared_per_processor / (grid.shared_bytes + chip.shared_reserved);
+            const std::int64_t by_threads = std::min(kLeastBlocks * kMostThreads / grid.threads, kMostBlocks);
+            return std::max<std::int64_t>(std::min(by_memory, by_threads), 1) * chip.processors;
         };
         std::int64_t all = resident();
         const std::int64_t fewest = std::max<std::int64_t>(kFewestBytes / (work.piece * shape.size), 1);
-        const std::int64_t wanted = std::max(ceil_div(work.items, tile), std::min(all / std::max<std::int64_t>(work.units, 1),
-                                                                                  ceil_div(work.items, fewest)));
+        const std::int64_t wanted =
+            std::max(ceil_div(work.items, tile),
+                     std::min(all / std::max<std::int64_t>(work.units, 1), ceil_div(work.items, fewest)));
         work.team = static_cast<int>(std::clamp<std::int64_t>(wanted, 1, all));
         const std::int64_t share = ceil_div(std::max<std::int64_t>(work.items, 1), work.team);
         if (share < tile) {  // smaller tiles may let more blocks in

@@ -9,13 +9,12 @@ namespace bnfast::cuda {
 // What a kernel is like.
 struct KernelShape {
     bool rows = false;
-    int count = 1;            // elements of a vector
-    std::int64_t size = 4;    // bytes of an element
-    int tiles = 1;            // operands that are staged; 0: nothing is
+    int count = 1;                            // elements of a vector
+    std::int64_t size = 4;                    // bytes of an element
+    int tiles = 1;                            // operands that are staged; 0: nothing is
     std::int64_t staged_parameter_bytes = 0;  // of gamma and beta of an element, where they may be staged
     std::int64_t parameter_sum_bytes = 0;     // of their gradients, if these are summed in shared memory
     bool meets = true;                        // blocks of a team wait for each other
-    int (*resident_blocks)(int threads, std::int64_t shared_bytes) = nullptr;
 };
 
 // The memory by which blocks talk; to be kept until the launch.

@@ -4,14 +4,12 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <set>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -284,25 +282,6 @@ void launch(const void* function, const Grid& grid, void* arguments, Stream stre
     config.attrs = &together;
     config.numAttrs = grid.together ? 1 : 0;
     check(cudaLaunchKernelExC(&config, function, &arguments), "launch a kernel");
-}
-
-int resident_blocks(const void* function, int threads, std::int64_t shared_bytes) {
-    static std::mutex mutex;
-    static std::map<std::tuple<const void*, int, std::int64_t, int>, int> known;
-    const std::tuple key(function, threads, shared_bytes, current_device());
-    {
-        const std::lock_guard lock(mutex);
-        const auto found = known.find(key);
-        if (found != known.end()) return found->second;
-    }
-    allow_shared_memory(function, shared_bytes);
-    int blocks = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads,
-                                                        static_cast<std::size_t>(shared_bytes)),
-          "count the blocks of a kernel");
-    const std::lock_guard lock(mutex);
-    known.emplace(key, blocks);
-    return blocks;
 }
 
 }  // namespace detail

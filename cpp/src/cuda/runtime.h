@@ -31,11 +31,11 @@ const char* why_unavailable();
 
 struct Properties {
     char name[64];
-    int major, minor;                 // compute capability
-    int processors;                   // streaming multiprocessors
+    int major, minor;  // compute capability
+    int processors;    // streaming multiprocessors
     std::int64_t shared_per_processor;
-    std::int64_t shared_per_block;    // at most, by opting in
-    std::int64_t shared_reserved;     // of each block, by CUDA
+    std::int64_t shared_per_block;  // at most, by opting in
+    std::int64_t shared_reserved;   // of each block, by CUDA
     std::int64_t memory_bytes;
 };
 // Of the current device; asked once.
@@ -97,33 +97,22 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks) run(const __grid_c
     kernel();
 }
 void launch(const void* function, const Grid& grid, void* arguments, Stream stream);
-int resident_blocks(const void* function, int threads, std::int64_t shared_bytes);
 }  // namespace detail
 
 template <class Kernel>
 void launch(const Kernel& kernel, const Grid& grid, Stream stream) {
     detail::launch(reinterpret_cast<const void*>(&detail::run<Kernel>), grid, const_cast<Kernel*>(&kernel), stream);
 }
-// How many blocks of a kernel a processor holds at once.
-template <class Kernel>
-int resident_blocks(int threads, std::int64_t shared_bytes) {
-    return detail::resident_blocks(reinterpret_cast<const void*>(&detail::run<Kernel>), threads, shared_bytes);
-}
 
 #else
 
 namespace detail {
 void launch_on_host(void (*thread)(const void*), const void* kernel, const Grid& grid);
-int resident_blocks_on_host(int threads, std::int64_t shared_bytes);
 }  // namespace detail
 
 template <class Kernel>
 void launch(const Kernel& kernel, const Grid& grid, Stream) {
     detail::launch_on_host([](const void* k) { (*static_cast<const Kernel*>(k))(); }, &kernel, grid);
-}
-template <class Kernel>
-int resident_blocks(int threads, std::int64_t shared_bytes) {
-    return detail::resident_blocks_on_host(threads, shared_bytes);
 }
 
 #endif

@@ -1,5 +1,5 @@
-// Gradients (Ioffe & Szegedy 2015, section 3): with dz the gradient at the affine's output, which is computed again from
-// x (or from y, where forward wrote it over x),
+// Gradients (Ioffe & Szegedy 2015, section 3): with dz the gradient at the affine's output, which is computed again
+// from x (or from y, where forward wrote it over x),
 //   dx = gamma * invstd * (dz - mean(dz) - (x - mean) * projection),  dresidual = dz,
 // where the projection is invstd^2 * mean(dz * (x - mean)). Where one statistic serves several gammas, dz * gamma takes
 // the place of dz, and 1 that of gamma (Ba, Kiros & Hinton 2016; Wu & He 2018). dh, the gradient that reaches x by
@@ -67,9 +67,7 @@ struct BackwardKernel {
         }
         BNFAST_DEVICE double prescale(int k) const { return numerics::widen(coefficients.affine(k).prescale); }
         // Of float32 and 16-bit x, with digits that x - mean has not in float32.
-        BNFAST_DEVICE double deviation(T x, int k) const {
-            return numerics::widen(x) * prescale(k) - mean[k];
-        }
+        BNFAST_DEVICE double deviation(T x, int k) const { return numerics::widen(x) * prescale(k) - mean[k]; }
         BNFAST_DEVICE Gradient gradient(int k) const {
             const NormTask& task = walk.task;
             const Numbers n = coefficients.from_state(k);
@@ -126,7 +124,8 @@ struct BackwardKernel {
                 if (has_residual) residual = b.walk.load_staged(b.walk.tile(2), slot);
                 typename Gradients::Element elements[kCount];
                 for (int e = 0; e < kCount; ++e) {
-                    elements[e] = gradients.at(run.inputs, i, slot, e, x.element[e], dy.element[e], residual.element[e]);
+                    elements[e] =
+                        gradients.at(run.inputs, i, slot, e, x.element[e], dy.element[e], residual.element[e]);
                 }
                 body(run.others, i, slot, elements, gradients);
             });
@@ -158,8 +157,9 @@ struct BackwardKernel {
                         const auto& a = elements[e];
                         if (!a.takes_part) continue;  // x may be anything there
                         const double weighted = numerics::widen(task.sums ? a.dz : a.dz * a.weight);
-                        const double xmu = sizeof(T) == 8 || (!W::kPlain && task.from_output) ? numerics::widen(a.centred)
-                                                                              : b.statistics.deviation(a.x, k);
+                        const double xmu = sizeof(T) == 8 || (!W::kPlain && task.from_output)
+                                               ? numerics::widen(a.centred)
+                                               : b.statistics.deviation(a.x, k);
                         sums[2 * k] += weighted;
                         sums[2 * k + 1] += weighted * xmu;
                         parameter_sums.add(slot + e, a.dz, gradients.normalised(a, e));

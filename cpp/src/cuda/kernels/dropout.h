@@ -30,8 +30,7 @@ struct DropoutKernel {
     BNFAST_DEVICE void operator()() const {
         const bool masked = task.mask.keep != 0 && task.mask.keep < kKeepAll;
         const int warps = thread_count() / kWarp, warp = thread_index() / kWarp, lane = thread_index() % kWarp;
-        std::uint8_t* const window =
-            reinterpret_cast<std::uint8_t*>(shared_memory()) + warp * window_bytes(kPortion);
+        std::uint8_t* const window = reinterpret_cast<std::uint8_t*>(shared_memory()) + warp * window_bytes(kPortion);
         const S* const x = reinterpret_cast<const S*>(task.x);
         S* const y = reinterpret_cast<S*>(task.y);
         for (std::int64_t begin = (block_index() * warps + warp) * kPortion; begin < task.elements;
@@ -87,8 +86,8 @@ struct MaskKernel {
     BNFAST_DEVICE void operator()() const {
         for (std::int64_t i = block_index() * thread_count() + thread_index(); i < elements;
              i += block_count() * thread_count()) {
-            const bool kept = mask.keep >= kKeepAll ||
-                              (mask.keep != 0 && is_kept(mask, static_cast<std::uint64_t>(place.at(i))));
+            const bool kept =
+                mask.keep >= kKeepAll || (mask.keep != 0 && is_kept(mask, static_cast<std::uint64_t>(place.at(i))));
             out[i] = kept ? 1 : 0;
         }
     }

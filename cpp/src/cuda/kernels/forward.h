@@ -48,8 +48,8 @@ struct ForwardKernel {
             [&](std::int64_t begin, std::int64_t end) { stage_tile(walk, unit, begin, end, true); });
         for (int k = 0; k < kStatistics; ++k) {
             const auto& moments = measured.of[k];
-            Numbers numbers{measured.count, moments.mean, moments.mean_low,     moments.m2,
-                            measurement.invstd(k), 1.0, 0.0};
+            Numbers numbers{
+                measured.count, moments.mean, moments.mean_low, moments.m2, measurement.invstd(k), 1.0, 0.0};
             if (team.rank() == 0 && walk.is_first_of_class()) store(walk, unit, k, numbers);
             coefficients.set_parameters(k, numbers);
             coefficients.set(k, numbers);
@@ -144,12 +144,12 @@ struct ForwardKernel {
         walk.for_each_vector(
             unit, first, last,
             [&](const Place& p) {
-                return Run{walk.at(task.x, p), walk.at_if_any(task.residual, p), walk.at(task.y, p),
-                           walk.open_where(p), dropper.open(p), parameters.open(p)};
+                return Run{walk.at(task.x, p), walk.at_if_any(task.residual, p),
+                           walk.at(task.y, p), walk.open_where(p),
+                           dropper.open(p),    parameters.open(p)};
             },
             [&](const Run& run, std::int64_t i, std::int64_t slot) {
-                const Vector x =
-                    staged != nullptr ? walk.load_staged(staged, slot) : load_global<Vector>(run.x + i);
+                const Vector x = staged != nullptr ? walk.load_staged(staged, slot) : load_global<Vector>(run.x + i);
                 Vector residual{}, y;
                 if (run.residual != nullptr) residual = load_global<Vector>(run.residual + i);
                 for (int e = 0; e < kCount; ++e) {

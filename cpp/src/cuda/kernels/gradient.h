@@ -1,6 +1,6 @@
 // For one element of backward: x, x - mean, and dz, the gradient at the output of the affine map. Activations are
-// computed again from x (and residual), or x - mean from y where forward wrote y over x (Rota Bulo, Porzi & Kontschieder
-// 2018).
+// computed again from x (and residual), or x - mean from y where forward wrote y over x (Rota Bulo, Porzi &
+// Kontschieder 2018).
 #pragma once
 
 #include "cuda/kernels/activation.h"

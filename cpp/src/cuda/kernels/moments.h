@@ -45,8 +45,7 @@ class Measurement {
             const bool scaled = sizeof(T) == 8 && exponent_[k] != kNoExponent;
             if (scaled) all.of[k] = too_large_[k] ? numerics::scaled_back(moments, exponent_[k]) : before_[k];
             if (scaled && moments.m2 > 0.0) {
-                invstd_[k] =
-                    numerics::invstd_of_scaled(moments.m2, all.count, exponent_[k], task.eps, task.placement);
+                invstd_[k] = numerics::invstd_of_scaled(moments.m2, all.count, exponent_[k], task.eps, task.placement);
             } else {
                 const double var = numerics::variance(moments.m2, all.count);
                 invstd_[k] = numerics::invstd_of(var, task.eps, task.placement);
@@ -200,8 +199,7 @@ class Measurement {
             sums[2 * kStatistics] += count;
             for (int k = 0; k < kStatistics; ++k) {
                 const double* const from = team_.numbers(rank, own + k);
-                const double d =
-                    (load_shared_by_blocks(from + 1) - pivot[k]) + load_shared_by_blocks(from + 2);
+                const double d = (load_shared_by_blocks(from + 1) - pivot[k]) + load_shared_by_blocks(from + 2);
                 sums[2 * k] += count * d;
                 sums[2 * k + 1] += load_shared_by_blocks(from + 3) + count * d * d;
             }
@@ -226,9 +224,9 @@ class Measurement {
             if (task.centre == Centre::kZero) moments = numerics::about_zero(moments, all.count);
             before_[k] = moments;
             too_large_[k] = numerics::squares_too_large(moments.m2);
-            is_extreme[k] = walk_.has_statistic(unit_, k) && all.count > 0.0 &&
-                            (too_large_[k] ||
-                             numerics::squares_too_small(moments.m2, all.count, task.eps, task.placement));
+            is_extreme[k] =
+                walk_.has_statistic(unit_, k) && all.count > 0.0 &&
+                (too_large_[k] || numerics::squares_too_small(moments.m2, all.count, task.eps, task.placement));
             if (is_extreme[k]) extreme[0] = 1.0;
         }
         reduce<Larger>(extreme, 1, walk_.scratch());

@@ -78,8 +78,8 @@ class ParameterSums {
     int units_ = 0;
 };
 
-// The same where that does not fit, and where the parameters of a unit depend on its number: a thread for each parameter
-// and part of the rows that have it, which computes dz again.
+// The same where that does not fit, and where the parameters of a unit depend on its number: a thread for each
+// parameter and part of the rows that have it, which computes dz again.
 template <class W>
 struct ParameterSumsKernel {
     using S = typename W::S;
@@ -108,8 +108,8 @@ struct ParameterSumsKernel {
             const GradientAtAffine<W> gradient(walk, coefficients, parameters);
             const Place place{unit.box, outer, unit.channel, 0};
             const S residual = task.residual.is_there() ? walk.at(task.residual, place)[i] : S{};
-            const auto a =
-                gradient.at(gradient.open(place), i, 0, 0, walk.at(task.x, place)[i], walk.at(task.dy, place)[i], residual);
+            const auto a = gradient.at(gradient.open(place), i, 0, 0, walk.at(task.x, place)[i],
+                                       walk.at(task.dy, place)[i], residual);
             dbeta += numerics::widen(a.dz);
             dgamma += numerics::widen(a.dz) * numerics::widen(gradient.normalised(a, 0));
         }

@@ -81,13 +81,13 @@ struct Work {
 struct NormTask {
     std::int64_t boxes = 1;
     std::int64_t outer = 0, channels = 0, inner = 0;  // of a box
-    Divider share;               // channels of a unit, which have one statistic
-    Divider units_of_statistic;  // more than one where sums are taken of each channel of several
+    Divider share;                                    // channels of a unit, which have one statistic
+    Divider units_of_statistic;                       // more than one where sums are taken of each channel of several
     ParametersAre parameters = ParametersAre::kOfStatistic;
     std::int64_t parameter_count = 0;
     Work work;
     Operand x, residual, y, dy, dh, dx, dresidual;
-    Operand input, input_residual;  // of the prologue, which writes x
+    Operand input, input_residual;        // of the prologue, which writes x
     const std::uint8_t* where = nullptr;  // a byte for each outer and inner element
     MaskTask mask, mask_before;           // behind the activation, and before the norm
     StatisticsTask statistics;
@@ -100,7 +100,7 @@ struct NormTask {
     bool measures = false, writes = false;
     // backward
     bool from_output = false, constant_statistics = false, sums = false;
-    double *sum_dz = nullptr, *sum_dz_xmu = nullptr;  // of each channel: written by sums
+    double *sum_dz = nullptr, *sum_dz_xmu = nullptr;                              // of each channel: written by sums
     double *total_count = nullptr, *total_dz = nullptr, *total_dz_xmu = nullptr;  // given, where they are not its own
     double *dgamma = nullptr, *dbeta = nullptr;                                   // of each channel
     double* parameter_partials = nullptr;  // dbeta and dgamma along the inner elements, of each team

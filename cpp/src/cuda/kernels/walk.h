@@ -15,16 +15,17 @@ struct Place {
 };
 
 // Shared memory of a block: room for sums over its threads, and behind it a tile of each operand that is staged.
-constexpr int kMostEntries = 9;     // that are summed at once for each statistic of a thread and its neighbours
-constexpr int kRowLanes = 8;        // neighbouring threads that share a row
-constexpr int kMostOfVector = 4;    // channels of a thread in rows
+constexpr int kMostEntries = 9;   // that are summed at once for each statistic of a thread and its neighbours
+constexpr int kRowLanes = 8;      // neighbouring threads that share a row
+constexpr int kMostOfVector = 4;  // channels of a thread in rows
 constexpr std::int64_t scratch_bytes(bool rows) {
     return (rows ? kRowLanes : 1) * kMostEntries * (kMostThreads / kWarp) * static_cast<std::int64_t>(sizeof(double));
 }
 
-// kCount neighbouring elements go through a thread at once. In rows each of them has a statistic of its own. Plain calls
-// have an activation of few instructions, or none, and neither `where` nor dropout nor anything before the norm, nor is
-// x to be found from y: their kernels are without the code for those, which takes registers even where it does not run.
+// kCount neighbouring elements go through a thread at once. In rows each of them has a statistic of its own. Plain
+// calls have an activation of few instructions, or none, and neither `where` nor dropout nor anything before the norm,
+// nor is x to be found from y: their kernels are without the code for those, which takes registers even where it does
+// not run.
 template <class Element, int kElements, bool kInRows, bool kIsPlain>
 struct Walk {
     using S = Element;
