@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
+from programs import python
 
 import bnfast
 from bnfast import _core
@@ -21,11 +18,8 @@ bnfast.show_config()
 
 
 def answer(path: str) -> list[str]:
-    environment = os.environ | {"BNFAST_CUDA_LIBRARY": path}
-    command = [sys.executable, "-c", ASK]
-    run = subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True, timeout=60
-    )
+    run = python("-c", ASK, BNFAST_CUDA_LIBRARY=path)
+    assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()
 
 
@@ -46,7 +40,7 @@ def test_another_library():
 
 
 def test_devices_that_there_are_not():
-    with pytest.raises(ValueError, match="^cuda_device: index is 2147483647, expected one of"):
+    with pytest.raises(ValueError, match=r"^cuda_device: index is 2147483647, expected one of"):
         bnfast.cuda.device(2**31 - 1)
     with pytest.raises(TypeError, match="index is of type str, expected an integer"):
         bnfast.cuda.device("0")  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ static void expect_error(bnfast_status got, bnfast_status want, const char* mess
 
 static void check_sizes_of_structs(void) {
     inputs.size = 8;
-    expect_error(forward(), BNFAST_VALUE_ERROR, "batch_norm: inputs.size is 8, expected 48");
+    expect_error(forward(), BNFAST_VALUE_ERROR, "batch_norm: inputs.size is 8, expected 56");
     options.size = 0;
     expect_error(forward(), BNFAST_VALUE_ERROR, "batch_norm: options.size is 0");
     tensor_x.size = (size_t)-1;

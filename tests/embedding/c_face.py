@@ -47,6 +47,7 @@ Tensor = struct(
     "Tensor",
     **dict.fromkeys(("data", "shape", "strides"), POINTER),
     **dict.fromkeys(("ndim", "dtype", "device", "device_index"), ctypes.c_int32),
+    stream=POINTER,
 )
 NormOptions = struct(
     "NormOptions",
@@ -55,7 +56,8 @@ NormOptions = struct(
     **dict.fromkeys(("axis", "eps_placement", "activation", "reserved"), ctypes.c_int32),
 )
 NormInputs = struct(
-    "NormInputs", **dict.fromkeys(("x", "gamma", "beta", "residual", "where"), POINTER)
+    "NormInputs",
+    **dict.fromkeys(("x", "gamma", "beta", "residual", "where", "state_numbers"), POINTER),
 )
 NormBackwardInputs = struct(
     "NormBackwardInputs", **dict.fromkeys(("x", "residual", "where", "dy", "dh"), POINTER)

@@ -58,6 +58,7 @@ typedef struct bnfast_tensor {
     int32_t dtype;         // a bnfast_dtype
     int32_t device;        // a bnfast_device, the same for all tensors of a call
     int32_t device_index;  // which of several
+    void* stream;          // CUDA: the cudaStream_t on which the call is enqueued, that of x; NULL: the default stream
 } bnfast_tensor;
 
 // --- normalization ----------------------------------------------------------------------------------------------
@@ -100,6 +101,7 @@ typedef struct bnfast_norm_inputs {
     const bnfast_tensor* beta;      // normalised axes. NULL: 1 and 0
     const bnfast_tensor* residual;  // like x, added before the activation; in layer and RMS norm before the norm
     const bnfast_tensor* where;     // bool, broadcast over x without its channels; batch norm only
+    void* state_numbers;            // CUDA: memory of the device for the numbers of the state, see there
 } bnfast_norm_inputs;
 
 // What backward reads: x, residual and where as forward had them, with what they held then. Where y was written over x,
@@ -115,7 +117,7 @@ typedef struct bnfast_norm_backward_inputs {
 
 // What backward writes. dx may be dy's memory. dresidual is there if forward had a residual; after layer and RMS norm
 // only if it had dropout, too: dx is the gradient of both without. dgamma and dbeta, a number for each entry of gamma
-// and beta, are needed even where these were NULL.
+// and beta, are needed even where these were NULL; where x is on a CUDA device, they are memory of it.
 typedef struct bnfast_norm_gradients {
     size_t size;  // sizeof(bnfast_norm_gradients)
     const bnfast_tensor* dx;
@@ -149,6 +151,9 @@ typedef struct bnfast_gradient_sums {
 // A forward call fills `state`, and backward reads it: memory of the caller's, aligned as for double, of as many bytes
 // as these functions say. It holds no pointers: it may be copied, moved, and stored for programs with the same version
 // of the library on the same kind of machine. RMS norm's is as large as layer norm's.
+//
+// Where x is on a CUDA device, the numbers of the state are in memory of that device: `inputs->state_numbers`, of as
+// many bytes. The state then holds their address, and can be used as long as they are there.
 BNFAST_API bnfast_status bnfast_batch_norm_state_bytes(const bnfast_tensor* x, int32_t axis, size_t* bytes);
 BNFAST_API bnfast_status bnfast_group_norm_state_bytes(const bnfast_tensor* x, int64_t groups, int32_t axis,
                                                        size_t* bytes);

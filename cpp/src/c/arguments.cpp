@@ -25,32 +25,36 @@ void check_pointer(const char* operation, const char* name, const void* pointer)
     if (pointer == nullptr) fail(operation, std::string(name) + " is NULL");
 }
 
-void check_struct(const char* operation, const char* name, const void* given, std::size_t size) {
+void read_struct(const char* operation, const char* name, const void* given, std::size_t first_size, std::size_t size,
+                 void* copy) {
     check_pointer(operation, name, given);
     std::size_t given_size;
     std::memcpy(&given_size, given, sizeof given_size);
-    if (given_size < size) {
+    if (given_size < first_size) {
         fail(operation, std::string(name) + ".size is " + std::to_string(given_size) + ", expected " +
                             std::to_string(size) + ", the size of the struct");
     }
     const char* const begin = static_cast<const char*>(given);
-    if (given_size > kMostSize || std::any_of(begin + size, begin + given_size, [](char c) { return c != 0; })) {
+    const bool is_longer = given_size > size;
+    if (given_size > kMostSize ||
+        (is_longer && std::any_of(begin + size, begin + given_size, [](char c) { return c != 0; }))) {
         fail(operation, std::string(name) + ".size is " + std::to_string(given_size) + ", expected " +
                             std::to_string(size) + ", or zeros in what this version of the library does not know");
     }
+    std::memcpy(copy, given, std::min(given_size, size));
 }
 
 Tensor::Tensor(const char* operation, const char* name, const bnfast_tensor* tensor)
     : operation_(operation), name_(name) {
     if (tensor == nullptr) return;
-    const bnfast_tensor& given = checked(operation, name, tensor);
+    const bnfast_tensor given = checked(operation, name, tensor);
     view_.emplace();
     view_->data = given.data;
     view_->shape = given.shape;
     view_->strides = given.strides;
     view_->ndim = given.ndim;
     view_->dtype = static_cast<DType>(given.dtype);
-    view_->device = {static_cast<Device::Type>(given.device), given.device_index};
+    view_->device = {static_cast<Device::Type>(given.device), given.device_index, given.stream};
     // Whether shape and ndim are right is checked by the function that gets the view.
     if (given.strides != nullptr || given.shape == nullptr || given.ndim > kMaxDims) return;
     std::uint64_t stride = static_cast<std::uint64_t>(item_size(view_->dtype));
@@ -67,12 +71,16 @@ const TensorView& Tensor::required() const {
 }
 
 Inputs::Inputs(const char* operation, const bnfast_norm_inputs* inputs)
-    : x_(operation, "x", checked(operation, "inputs", inputs).x),
-      gamma_(operation, "gamma", inputs->gamma),
-      beta_(operation, "beta", inputs->beta),
-      residual_(operation, "residual", inputs->residual),
-      where_(operation, "where", inputs->where),
-      inputs_{x_.required(), gamma_.optional(), beta_.optional(), residual_.optional(), where_.optional()} {}
+    : Inputs(operation, checked(operation, "inputs", inputs)) {}
+
+Inputs::Inputs(const char* operation, const bnfast_norm_inputs& inputs)
+    : x_(operation, "x", inputs.x),
+      gamma_(operation, "gamma", inputs.gamma),
+      beta_(operation, "beta", inputs.beta),
+      residual_(operation, "residual", inputs.residual),
+      where_(operation, "where", inputs.where),
+      inputs_{x_.required(), gamma_.optional(), beta_.optional(), residual_.optional(), where_.optional()},
+      state_numbers_(static_cast<double*>(inputs.state_numbers)) {}
 
 BackwardInputs::BackwardInputs(const char* operation, const bnfast_norm_backward_inputs* inputs)
     : x_(operation, "x", checked(operation, "inputs", inputs).x),
@@ -88,7 +96,7 @@ Gradients::Gradients(const char* operation, const bnfast_norm_gradients* gradien
       gradients_{dx_.required(), dresidual_.optional(), gradients->dgamma, gradients->dbeta} {}
 
 NormOptions options_of(const char* operation, const bnfast_norm_options* options) {
-    const bnfast_norm_options& given = checked(operation, "options", options);
+    const bnfast_norm_options given = checked(operation, "options", options);
     if (given.reserved != 0) {
         fail(operation, "options.reserved is " + std::to_string(given.reserved) + ", expected 0");
     }
@@ -105,7 +113,7 @@ NormOptions options_of(const char* operation, const bnfast_norm_options* options
 }
 
 DropoutOptions options_of(const char* operation, const bnfast_dropout_options* options) {
-    const bnfast_dropout_options& given = checked(operation, "options", options);
+    const bnfast_dropout_options given = checked(operation, "options", options);
     if (given.num_broadcast_axes < 0 || given.num_broadcast_axes > kMaxDims) {
         fail(operation, "options.num_broadcast_axes is " + std::to_string(given.num_broadcast_axes) +
                             ", expected 0 .. " + std::to_string(kMaxDims));

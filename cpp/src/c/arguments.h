@@ -1,6 +1,7 @@
 // The arguments of C functions as the C++ ones that they describe: tensors, options, and structs of these.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
@@ -10,14 +11,24 @@
 
 namespace bnfast::c {
 
-// ValueError where the struct is NULL, is shorter than this library knows it (none has grown yet), or is longer and
-// says something there.
-void check_struct(const char* operation, const char* name, const void* given, std::size_t size);
+// The size of a struct in the first version that had it: that of an older program is as short.
+template <class T>
+constexpr std::size_t kFirstSize = sizeof(T);
+template <>
+inline constexpr std::size_t kFirstSize<bnfast_tensor> = offsetof(bnfast_tensor, stream);
+template <>
+inline constexpr std::size_t kFirstSize<bnfast_norm_inputs> = offsetof(bnfast_norm_inputs, state_numbers);
+
+// Copies a struct of `size` bytes, with zeros in what the caller's does not have. ValueError where that is NULL, is
+// shorter than `first_size`, or is longer than `size` and says something there.
+void read_struct(const char* operation, const char* name, const void* given, std::size_t first_size, std::size_t size,
+                 void* copy);
 
 template <class T>
-const T& checked(const char* operation, const char* name, const T* given) {
-    check_struct(operation, name, given, sizeof(T));
-    return *given;
+T checked(const char* operation, const char* name, const T* given) {
+    T copy{};
+    read_struct(operation, name, given, kFirstSize<T>, sizeof(T), &copy);
+    return copy;
 }
 
 // ValueError where `pointer` is NULL.
@@ -45,10 +56,15 @@ class Inputs {
   public:
     Inputs(const char* operation, const bnfast_norm_inputs* inputs);
     const NormInputs& operator*() const { return inputs_; }
+    const Device& device() const { return inputs_.x.device; }
+    // Memory of x's device for the numbers of the state, or NULL.
+    double* state_numbers() const { return state_numbers_; }
 
   private:
+    Inputs(const char* operation, const bnfast_norm_inputs& inputs);
     Tensor x_, gamma_, beta_, residual_, where_;
     NormInputs inputs_;
+    double* state_numbers_;
 };
 
 class BackwardInputs {

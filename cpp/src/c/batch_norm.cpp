@@ -22,7 +22,7 @@ bnfast_status bnfast_batch_norm(const bnfast_norm_inputs* inputs, const bnfast_n
     return status_of(operation, [&] {
         const Inputs given(operation, inputs);
         const Tensor out(operation, "y", y);
-        NewState filled(operation, state, state_bytes);
+        NewState filled(operation, given, state, state_bytes);
         bnfast::batch_norm(*given, options_of(operation, options), out.required(), *filled);
         filled.finish();
     });
@@ -35,7 +35,7 @@ bnfast_status bnfast_batch_norm_with_stats(const bnfast_norm_inputs* inputs, con
     return status_of(operation, [&] {
         const Inputs given(operation, inputs);
         const Tensor out(operation, "y", y);
-        NewState filled(operation, state, state_bytes);
+        NewState filled(operation, given, state, state_bytes);
         bnfast::batch_norm_with_stats(*given, options_of(operation, options), moments_of(operation, "stats", stats),
                                       out.required(), *filled);
         filled.finish();
@@ -61,7 +61,7 @@ bnfast_status bnfast_batch_norm_frozen(const bnfast_norm_inputs* inputs, const b
     return status_of(operation, [&] {
         const Inputs given(operation, inputs);
         const Tensor given_mean(operation, "mean", mean), given_var(operation, "var", var), out(operation, "y", y);
-        NewState filled(operation, state, state_bytes);
+        NewState filled(operation, given, state, state_bytes);
         bnfast::batch_norm_frozen(*given, given_mean.required(), given_var.required(), options_of(operation, options),
                                   out.required(), *filled);
         filled.finish();

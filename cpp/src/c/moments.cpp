@@ -19,14 +19,14 @@ void check_arrays(const char* operation, const std::string& name, std::int64_t c
     }
 }
 
-const bnfast_moments& with_arrays(const char* operation, const char* name, const bnfast_moments* given) {
-    const bnfast_moments& m = checked(operation, name, given);
+bnfast_moments with_arrays(const char* operation, const char* name, const bnfast_moments* given) {
+    const bnfast_moments m = checked(operation, name, given);
     check_arrays(operation, name, m.channels, {m.count, m.mean, m.mean_low, m.m2});
     return m;
 }
 
-const bnfast_gradient_sums& with_arrays(const char* operation, const char* name, const bnfast_gradient_sums* given) {
-    const bnfast_gradient_sums& s = checked(operation, name, given);
+bnfast_gradient_sums with_arrays(const char* operation, const char* name, const bnfast_gradient_sums* given) {
+    const bnfast_gradient_sums s = checked(operation, name, given);
     check_arrays(operation, name, s.channels, {s.count, s.sum_dy, s.sum_dy_xmu});
     return s;
 }
@@ -40,19 +40,19 @@ void check_channels(const char* operation, const char* name, std::int64_t channe
 }  // namespace
 
 Moments moments_of(const char* operation, const char* name, const bnfast_moments* moments) {
-    const bnfast_moments& m = with_arrays(operation, name, moments);
+    const bnfast_moments m = with_arrays(operation, name, moments);
     const auto n = m.channels;
     return {{m.count, m.count + n}, {m.mean, m.mean + n}, {m.mean_low, m.mean_low + n}, {m.m2, m.m2 + n}};
 }
 
 GradientSums sums_of(const char* operation, const char* name, const bnfast_gradient_sums* sums) {
-    const bnfast_gradient_sums& s = with_arrays(operation, name, sums);
+    const bnfast_gradient_sums s = with_arrays(operation, name, sums);
     const auto n = s.channels;
     return {{s.count, s.count + n}, {s.sum_dy, s.sum_dy + n}, {s.sum_dy_xmu, s.sum_dy_xmu + n}};
 }
 
 void copy(const char* operation, const char* name, const Moments& from, const bnfast_moments* to) {
-    const bnfast_moments& m = with_arrays(operation, name, to);
+    const bnfast_moments m = with_arrays(operation, name, to);
     check_channels(operation, name, m.channels, from.count.size());
     std::copy(from.count.begin(), from.count.end(), m.count);
     std::copy(from.mean.begin(), from.mean.end(), m.mean);
@@ -61,7 +61,7 @@ void copy(const char* operation, const char* name, const Moments& from, const bn
 }
 
 void copy(const char* operation, const char* name, const GradientSums& from, const bnfast_gradient_sums* to) {
-    const bnfast_gradient_sums& s = with_arrays(operation, name, to);
+    const bnfast_gradient_sums s = with_arrays(operation, name, to);
     check_channels(operation, name, s.channels, from.count.size());
     std::copy(from.count.begin(), from.count.end(), s.count);
     std::copy(from.sum_dy.begin(), from.sum_dy.end(), s.sum_dy);

@@ -1,4 +1,5 @@
-// The state of a normalization in a C caller's memory: a header without pointers, and the numbers behind it.
+// The state of a normalization in a C caller's memory: a header, and behind it the numbers, unless these are on a
+// device.
 #include "c/norm_state.h"
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include <string>
 #include <type_traits>
 
+#include "bnfast/memory.h"
 #include "c/arguments.h"
 #include "c/moments.h"
 #include "c/status.h"
@@ -18,7 +20,8 @@ constexpr char kFormat[24] = "bnfast " BNFAST_VERSION;
 
 struct Header {
     char format[sizeof kFormat];
-    NormState state;
+    Device device;
+    NormState state;  // whose numbers have an address where they are on a device, and none behind the header
 };
 static_assert(std::is_trivially_copyable_v<NormState> && sizeof(Header) % alignof(double) == 0);
 
@@ -32,9 +35,10 @@ void check_memory(const char* operation, const void* memory, std::size_t bytes) 
     }
 }
 
-// Gives the state the numbers behind the header.
-void point_to_numbers(NormState& state, void* memory, std::size_t bytes) {
-    state.values = reinterpret_cast<double*>(static_cast<char*>(memory) + sizeof(Header));
+// Gives the state its numbers: these, or those behind the header where they are null.
+void point_to_numbers(NormState& state, double* numbers, void* memory, std::size_t bytes) {
+    double* const behind = reinterpret_cast<double*>(static_cast<char*>(memory) + sizeof(Header));
+    state.values = numbers == nullptr ? behind : numbers;
     state.capacity = static_cast<std::int64_t>((bytes - sizeof(Header)) / sizeof(double));
 }
 
@@ -44,29 +48,37 @@ std::size_t state_bytes_of(std::int64_t numbers) {
     return sizeof(Header) + static_cast<std::size_t>(numbers) * sizeof(double);
 }
 
-NewState::NewState(const char* operation, void* memory, std::size_t bytes) : memory_(memory) {
+NewState::NewState(const char* operation, const Inputs& inputs, void* memory, std::size_t bytes)
+    : memory_(memory), device_(inputs.device()) {
     check_memory(operation, memory, bytes);
+    const bool on_cpu = device_.type == Device::Type::kCpu;
+    if (on_cpu != (inputs.state_numbers() == nullptr)) {
+        fail(operation, on_cpu ? "inputs.state_numbers is there, expected NULL as x is on the CPU"
+                               : "inputs.state_numbers is NULL, expected memory of x's device");
+    }
     std::fill_n(state_.shape, kMaxDims, 0);  // all of it is stored
-    point_to_numbers(state_, memory, bytes);
+    point_to_numbers(state_, inputs.state_numbers(), memory, bytes);
 }
 
 void NewState::finish() {
-    state_.values = nullptr;
+    if (device_.type == Device::Type::kCpu) state_.values = nullptr;
     Header header;
+    header.device = device_;
     std::memcpy(header.format, kFormat, sizeof kFormat);
     header.state = state_;
     std::memcpy(memory_, &header, sizeof header);
 }
 
-NormState filled_state(const char* operation, const void* memory, std::size_t bytes) {
+FilledState filled_state(const char* operation, const void* memory, std::size_t bytes) {
     check_memory(operation, memory, bytes);
     Header header;
     std::memcpy(&header, memory, sizeof header);
     if (std::memcmp(header.format, kFormat, sizeof kFormat) != 0) {
         fail(operation, std::string("state holds none of ") + kFormat + ", expected one that a forward call filled");
     }
-    point_to_numbers(header.state, const_cast<void*>(memory), bytes);  // which are only read
-    return header.state;
+    FilledState filled{header.state, header.device};
+    point_to_numbers(filled, header.state.values, const_cast<void*>(memory), bytes);  // which are only read
+    return filled;
 }
 
 }  // namespace bnfast::c
@@ -76,10 +88,14 @@ using namespace bnfast::c;
 bnfast_status bnfast_norm_state_moments(const void* state, size_t state_bytes, const bnfast_moments* moments) {
     const char* const operation = "norm_state_moments";
     return status_of(operation, [&] {
-        const bnfast::NormState filled = filled_state(operation, state, state_bytes);
+        const FilledState filled = filled_state(operation, state, state_bytes);
         const std::int64_t n = filled.statistics;
         if (n < 0 || filled.parameters < 0 || n > filled.capacity / 5) fail(operation, "state is damaged");
-        const auto row = [n](const double* begin) { return std::vector<double>(begin, begin + n); };
+        const auto row = [&](const double* begin) {
+            std::vector<double> numbers(static_cast<std::size_t>(n));
+            bnfast::copy_to_host(filled.device, numbers.data(), begin, numbers.size() * sizeof(double));
+            return numbers;
+        };
         const std::vector<double> count = row(filled.count());
         copy(operation, "moments",
              {{count.begin(), count.end()}, row(filled.mean()), row(filled.mean_low()), row(filled.m2())}, moments);

@@ -1,10 +1,12 @@
-// The state of a normalization in a C caller's memory: a header without pointers, and the numbers behind it.
+// The state of a normalization in a C caller's memory: a header, and behind it the numbers, unless these are on a
+// device.
 #pragma once
 
 #include <cstdint>
 
 #include "bnfast/bnfast.h"
 #include "bnfast/norm_state.h"
+#include "c/arguments.h"
 
 namespace bnfast::c {
 
@@ -14,17 +16,21 @@ std::size_t state_bytes_of(std::int64_t numbers);
 // A state that a forward call fills, in the caller's memory.
 class NewState {
   public:
-    NewState(const char* operation, void* memory, std::size_t bytes);
+    NewState(const char* operation, const Inputs& inputs, void* memory, std::size_t bytes);
     NormState& operator*() { return state_; }
     // To be called when the numbers are there.
     void finish();
 
   private:
     void* memory_;
+    Device device_;
     NormState state_;
 };
 
 // A state that a forward call has filled: its numbers stay in the caller's memory. ValueError where that holds none.
-NormState filled_state(const char* operation, const void* memory, std::size_t bytes);
+struct FilledState : NormState {
+    Device device;  // where they are
+};
+FilledState filled_state(const char* operation, const void* memory, std::size_t bytes);
 
 }  // namespace bnfast::c

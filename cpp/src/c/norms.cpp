@@ -27,7 +27,7 @@ bnfast_status normalise_last_axes(const char* operation, LastAxesNorm& norm, con
     return status_of(operation, [&] {
         const Inputs given(operation, inputs);
         const Tensor out(operation, "y", y), stream(operation, "h", h);
-        NewState filled(operation, state, state_bytes);
+        NewState filled(operation, given, state, state_bytes);
         norm(*given, options_of(operation, options), out.required(), stream.optional(), *filled);
         filled.finish();
     });
@@ -58,7 +58,7 @@ bnfast_status bnfast_group_norm(const bnfast_norm_inputs* inputs, int64_t groups
     return status_of(operation, [&] {
         const Inputs given(operation, inputs);
         const Tensor out(operation, "y", y);
-        NewState filled(operation, state, state_bytes);
+        NewState filled(operation, given, state, state_bytes);
         bnfast::group_norm(*given, groups, options_of(operation, options), out.required(), *filled);
         filled.finish();
     });
@@ -70,7 +70,7 @@ bnfast_status bnfast_instance_norm(const bnfast_norm_inputs* inputs, const bnfas
     return status_of(operation, [&] {
         const Inputs given(operation, inputs);
         const Tensor out(operation, "y", y);
-        NewState filled(operation, state, state_bytes);
+        NewState filled(operation, given, state, state_bytes);
         bnfast::instance_norm(*given, options_of(operation, options), out.required(), *filled);
         filled.finish();
     });
