@@ -51,11 +51,9 @@ def test_batch_norm():
 def test_numbers_of_the_state_are_where_x_is():
     x, y = values((5, 6)), values((5, 6))
     memory, size = state_for("batch_norm", x, 1)
-    with pytest.raises(ValueError, match="state_numbers is NULL, expected memory of x's device"):
+    with pytest.raises(ValueError, match=r"state.values is null, expected memory"):
         call("batch_norm", *_forward(on_gpu(x), on_gpu(y)), memory, size)
-    with pytest.raises(
-        ValueError, match="state_numbers is there, expected NULL as x is on the CPU"
-    ):
+    with pytest.raises(ValueError, match="state_numbers is there, expected NULL as x is on"):
         call("batch_norm", *_forward(tensor(x), tensor(y), state_numbers=memory), memory, size)
 
 

@@ -35,10 +35,10 @@ void check_memory(const char* operation, const void* memory, std::size_t bytes) 
     }
 }
 
-// Gives the state its numbers: these, or those behind the header where they are null.
-void point_to_numbers(NormState& state, double* numbers, void* memory, std::size_t bytes) {
+// Gives the state its numbers: those behind the header, or on a device these.
+void point_to_numbers(NormState& state, const Device& device, double* on_device, void* memory, std::size_t bytes) {
     double* const behind = reinterpret_cast<double*>(static_cast<char*>(memory) + sizeof(Header));
-    state.values = numbers == nullptr ? behind : numbers;
+    state.values = device.type == Device::Type::kCpu ? behind : on_device;
     state.capacity = static_cast<std::int64_t>((bytes - sizeof(Header)) / sizeof(double));
 }
 
@@ -51,13 +51,11 @@ std::size_t state_bytes_of(std::int64_t numbers) {
 NewState::NewState(const char* operation, const Inputs& inputs, void* memory, std::size_t bytes)
     : memory_(memory), device_(inputs.device()) {
     check_memory(operation, memory, bytes);
-    const bool on_cpu = device_.type == Device::Type::kCpu;
-    if (on_cpu != (inputs.state_numbers() == nullptr)) {
-        fail(operation, on_cpu ? "inputs.state_numbers is there, expected NULL as x is on the CPU"
-                               : "inputs.state_numbers is NULL, expected memory of x's device");
+    if (device_.type == Device::Type::kCpu && inputs.state_numbers() != nullptr) {
+        fail(operation, "inputs.state_numbers is there, expected NULL as x is on the CPU");
     }
     std::fill_n(state_.shape, kMaxDims, 0);  // all of it is stored
-    point_to_numbers(state_, inputs.state_numbers(), memory, bytes);
+    point_to_numbers(state_, device_, inputs.state_numbers(), memory, bytes);
 }
 
 void NewState::finish() {
@@ -77,7 +75,8 @@ FilledState filled_state(const char* operation, const void* memory, std::size_t 
         fail(operation, std::string("state holds none of ") + kFormat + ", expected one that a forward call filled");
     }
     FilledState filled{header.state, header.device};
-    point_to_numbers(filled, header.state.values, const_cast<void*>(memory), bytes);  // which are only read
+    point_to_numbers(filled, header.device, header.state.values, const_cast<void*>(memory),
+                     bytes);  // which are only read
     return filled;
 }
 
