@@ -85,21 +85,32 @@ namespace {
 
 // --- statistics -------------------------------------------------------------------------------------------------
 
-// Numbers of the statistics, or their quotients: one a channel, of shape (samples, groups), or of that of the axes
-// before the normalised ones.
-py::object statistics_array(const NormContext& context, const double* row, const double* divisors = nullptr) {
-    const NormState& state = context.state();
-    NumberArray numbers{context.library, context.owner.device(), context.stream_owner, context.is_double()};
+// What makes arrays of the state's numbers, in the context's library.
+NumberArray arrays_of(const NormContext& context, bool is_double) {
+    NumberArray numbers{context.library, context.owner.device(), context.stream_owner, is_double};
     if (numbers.device.type == Device::Type::kCuda) {
         const CurrentStream current = current_stream(*context.library, numbers.device.index);
         run_after(current.device, numbers.device);
         numbers.device = current.device;
         numbers.stream_owner = current.owner;
     }
+    return numbers;
+}
+// Numbers of the statistics, or their quotients: one a channel, of shape (samples, groups), or of that of the axes
+// before the normalised ones.
+py::object statistics_array(const NormContext& context, const double* row, const double* divisors = nullptr) {
+    const NormState& state = context.state();
+    const NumberArray numbers = arrays_of(context, context.is_double());
     if (state.scope == Scope::kBatch) return numbers.of(row, divisors, &state.statistics, 1);
     if (state.scope == Scope::kLastAxes) return numbers.of(row, divisors, state.shape, state.options.axis);
     const std::int64_t shape[] = {state.shape[0], state.groups > 0 ? state.groups : state.parameters};
     return numbers.of(row, divisors, shape, 2);
+}
+// All of them: "values" of a state that is made again.
+template <class Context>
+py::object numbers_of(const Context& context) {
+    const std::int64_t size = context.state().size();
+    return arrays_of(context, true).of(context.state().values, nullptr, &size, 1);
 }
 template <class Context>
 py::object mean_of(const Context& context) {
@@ -220,7 +231,13 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     const TensorView& view = x_view.bind(name, "x", x);
     const int axis = entry<int>(pickled, "axis"), activation = entry<int>(pickled, "activation");
     const int scope = entry<int>(pickled, "scope"), centre = entry<int>(pickled, "centre");
-    const auto values = entry<py::array_t<double, py::array::c_style>>(pickled, "values");
+    // NumPy's, or those of a library, which may be on a GPU: the context is then one for its arrays.
+    const py::object values = py::object(pickled["values"]);
+    const bool is_numpy = py::isinstance<py::array>(values);
+    ArrayView values_view;
+    const auto checked_values =
+        is_numpy ? py::object(entry<py::array_t<double, py::array::c_style>>(pickled, "values")) : values;
+    const TensorView& given = values_view.bind_channels(name, "values", checked_values, {});
     if (axis < 0 || axis >= view.ndim || activation < 0 || activation > static_cast<int>(Activation::kElu)) {
         throw ValueError("context: the pickled state names an axis or an activation that there is not");
     }
@@ -235,14 +252,21 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     kind.groups = entry<std::int64_t>(pickled, "groups");
     kind.options.axis = axis;
     const std::int64_t size = state_size(kind, view);
-    if (values.ndim() != 1 || values.shape(0) != size) {
+    if (given.ndim != 1 || given.shape[0] != size || given.dtype != DType::kFloat64 ||
+        (size > 1 && given.strides[0] != item_size(DType::kFloat64))) {
         throw ValueError("context: the pickled state has another number of values than x asks for");
     }
-    auto context = std::make_unique<Context>(x, x_view, size);
+    auto context = std::make_unique<Context>(x, is_numpy ? x_view : values_view, size);
     context->residual = pickled["residual"];
     context->where = pickled["where"];
     NormState& state = context->state();
-    std::copy_n(values.data(), size, state.values);
+    if (given.device.type == Device::Type::kCpu) {
+        std::copy_n(static_cast<const double*>(given.data), size, state.values);
+    } else {
+        TensorView own = given;
+        own.data = state.values;
+        store_numbers(static_cast<const double*>(given.data), nullptr, own);
+    }
     state.scope = kind.scope;
     state.centre = kind.centre;
     state.groups = kind.groups;
@@ -290,6 +314,8 @@ py::class_<Context> register_context(py::module_& m, const char* name, const cha
         .def_property_readonly("var", &property<Context, &var_of<Context>>, var.c_str())
         .def_property_readonly("invstd", &property<Context, &invstd_of<Context>>,
                                "1 / sqrt(var + eps), or 1 / (sqrt(var) + eps).")
+        .def_property_readonly("numbers", &property<Context, &numbers_of<Context>>,
+                               "All numbers of the state, as float64.")
         .def_property_readonly("seed", &property<Context, &seed_of<Context>>, "Seed of the dropout mask.")
         .def_property_readonly("offset", &property<Context, &offset_of<Context>>, "Stream of the dropout mask.");
     return type;

@@ -11,6 +11,7 @@ import pytest
 import bnfast
 from bnfast._libraries import to_library, to_numpy
 from cuda_arrays.device import Array
+from cuda_arrays.exchange import Shared
 
 
 def values(shape, seed=0):
@@ -60,3 +61,22 @@ def test_arrays_on_gpus_become_numpys_and_back():
     made = to_library(x.T, Array(x))
     assert type(made) is Array
     np.testing.assert_array_equal(made.array, x.T)
+
+
+@pytest.mark.parametrize("kind", [Array, Shared])
+def test_a_context_is_made_again_from_its_numbers_on_the_gpu(kind):
+    x, dy, gamma = values((5, 6, 7)), values((5, 6, 7), 1), values(6)
+    ctx = bnfast.batch_norm(kind(x), gamma)[1]
+    numbers = ctx.numbers
+    assert type(numbers) is kind
+    assert numbers.array.tolist() == bnfast.batch_norm(x, gamma)[1].numbers.tolist()
+    again = bnfast.BatchNormContext.__new__(bnfast.BatchNormContext)
+    again.__setstate__(ctx.__getstate__() | {"values": numbers})
+    again.set_arrays(kind(x))
+    expected, result = (bnfast.batch_norm_backward(kind(dy), c) for c in (ctx, again))
+    assert type(result.dgamma) is kind
+    for name in ("dx", "dgamma"):
+        np.testing.assert_array_equal(getattr(result, name).array, getattr(expected, name).array)
+    new = bnfast.BatchNormContext.__new__(bnfast.BatchNormContext)
+    with pytest.raises(ValueError, match="another number of values"):
+        new.__setstate__(ctx.__getstate__() | {"values": kind(values(3))})

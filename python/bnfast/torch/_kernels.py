@@ -104,7 +104,9 @@ def forward(
     mean, var, momentum = running
     if mean is None and var is None:
         return y, h, context
-    if kind == "batch" and all(t is None or t.dtype not in _NARROW for t in (mean, var)):
+    # On a GPU torch's own operations update them, so that nobody waits for the batch's statistics.
+    wide = all(t is None or t.dtype not in _NARROW for t in (mean, var))
+    if kind == "batch" and wide and x.is_cpu:
         _core.update_running(context, mean, var, momentum)
     else:
         update(running, context.mean, context.var, x)

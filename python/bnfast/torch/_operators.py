@@ -42,7 +42,7 @@ def drop_by_operator(x: Tensor, rate: float, channels: bool) -> Tensor:
 
 def _draw_seed() -> Tensor:
     """Draw a seed by an operation that compilers know to be random."""
-    return torch.randint(2**62, ())
+    return torch.randint(2**62, (), device="cpu")
 
 
 # --- normalization --------------------------------------------------------------------------------
@@ -68,8 +68,7 @@ def _norm(
     norm = Norm(kind, extent, eps, activation, slope, dropout)
     drawn = 0 if seed is None else int(seed)
     y, h, context = forward(norm, drawn, x, weight, bias, residual, Running(mean, var, 0.0))
-    context.set_arrays(x.new_empty([0] * x.dim()))  # its numbers are wanted, and no copy of x
-    state = torch.from_numpy(context.__getstate__()["values"])
+    state = context.numbers
     h = x.new_empty(_NONE) if h is None else _in_order_of(x, h)
     return _in_order_of(x, y), h, state
 
@@ -229,7 +228,7 @@ def _context(norm: Norm, x: Tensor, state: Tensor, seed: Tensor | None, given: l
             "order": tuple(range(x.dim())),
             "residual": like_x if given[2] and not norm.residual_first else None,
             "where": None,
-            "values": state.numpy(),
+            "values": state,
             "axis": x.dim() - norm.extent if norm.residual_first else 1,
             "eps": norm.eps,
             "eps_placement": EPS_PLACEMENTS["var"],

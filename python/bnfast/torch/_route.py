@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from bnfast import cuda
+
 _PLAIN = {Tensor, torch.nn.Parameter, type(None)}
 _DTYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 _STRIDED = torch.strided
@@ -40,7 +42,7 @@ def route(operation: str, x: Tensor, *others: Tensor | None) -> Route:
     """
     if (
         _PLAIN.issuperset(map(type, (x, *others)))
-        and x.is_cpu
+        and (x.is_cpu or _is_on_gpu(x))
         and x.dtype in _DTYPES
         and x.layout is _STRIDED
         # Torch has to see each operation when it compiles, for a mode, a transformation or a trace.
@@ -79,7 +81,7 @@ def _reason(x: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
     """Why no kernel can take these tensors; "" where nobody needs to know, None if one can."""
     if x.is_meta:
         return ""  # there is nothing to compute but a shape
-    if not x.is_cpu:
+    if not x.is_cpu and not _is_on_gpu(x):
         return f"tensors on {x.device.type}"
     if x.layout is not torch.strided:
         return f"tensors of layout {x.layout}"
@@ -93,6 +95,11 @@ def _reason(x: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
     if forward_ad._current_level >= 0:
         return "tensors in forward-mode differentiation"
     return None
+
+
+def _is_on_gpu(x: Tensor) -> bool:
+    """Whether `x` is on a GPU for which bnfast has kernels."""
+    return x.is_cuda and cuda.is_available()
 
 
 def draw_seed() -> int:
