@@ -16,8 +16,8 @@ from pathlib import Path
 # A processor of any GPU has 65,536 registers: so many of a thread leave room for two blocks of 256
 # threads, of which one computes while the other waits for memory.
 MOST_REGISTERS = 128
-# Registers that do not suffice are spilled to memory, on a stack. The kernels of plain calls, which are
-# most (cpp/src/cuda/kernels/walk.h), are to have all that they need; the others call long functions.
+# Registers that do not suffice are spilled to memory, on a stack. The kernels of plain calls (as in
+# cpp/src/cuda/kernels/walk.h) are to have all that they need; the others call long functions.
 MOST_STACK_BYTES_OF_PLAIN, MOST_STACK_BYTES = 32, 256
 EXPORTED = {"bnfast_cuda_library"}  # the names that others see
 LARGEST_LIBRARY = 12_000_000  # bytes, for the few architectures of CI

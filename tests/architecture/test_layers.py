@@ -59,7 +59,9 @@ MAY_INCLUDE = {
 
 @pytest.mark.parametrize("folder", MAY_INCLUDE)
 def test_includes(folder):
-    found = [path for path in files(f"cpp/{folder}", ".h", ".cpp", ".cu") if path.parent == CPP / folder]
+    found = [
+        path for path in files(f"cpp/{folder}", ".h", ".cpp", ".cu") if path.parent == CPP / folder
+    ]
     assert found
     wrong = [
         f"{name(p)} includes {i}" for p in found for i in includes(p) if not MAY_INCLUDE[folder](i)

@@ -51,6 +51,7 @@ struct ForwardKernel {
             Numbers numbers{
                 measured.count, moments.mean, moments.mean_low, moments.m2, measurement.invstd(k), 1.0, 0.0};
             if (team.rank() == 0 && walk.is_first_of_class()) store(walk, unit, k, numbers);
+            if (!task.writes) continue;  // and there are no parameters
             coefficients.set_parameters(k, numbers);
             coefficients.set(k, numbers);
         }
