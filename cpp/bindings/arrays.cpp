@@ -182,7 +182,7 @@ const TensorView& ArrayView::set_foreign(const char* operation, const char* name
     }
     rare().library = library;
     view_.device = lent.device;
-    run_after(device, lent.device);
+    if (lent.device.type != Device::Type::kCpu) rare().use.emplace(lent.device, device);
     return set(static_cast<char*>(t.data) + t.byte_offset, *dtype, t.ndim, t.shape, strides);
 }
 
@@ -258,10 +258,9 @@ std::optional<TensorView> ArrayView::bind_where(const char* operation, const py:
 // --- new arrays -------------------------------------------------------------------------------------------------
 
 OutputArray::OutputArray(const char* operation, const py::handle& out, const ArrayView& kind, const py::handle& array,
-                         const TensorView& view, const void* alike)
-    : device_(view.device) {
+                         const TensorView& view, const void* alike) {
     if (!out.is_none()) {
-        view_.bind_output(operation, "out", out, device_);
+        view_.bind_output(operation, "out", out, view.device);
         array_ = py::reinterpret_borrow<py::object>(out);
         return;
     }
@@ -276,15 +275,12 @@ OutputArray::OutputArray(const char* operation, const py::handle& out, const Arr
     described.strides = strides;
     unfinished_.emplace(*kind.library(), described, alike, kind.stream_owner());
     view_.set(unfinished_->data(), view.dtype, view.ndim, view.shape, strides);
-    view_.view_.device = device_;
+    view_.view_.device = view.device;
 }
 
 py::object OutputArray::take() {
     if (unfinished_) return unfinished_->finish();
-    if (view_.library() != nullptr) {
-        run_after(view_.get().device, device_);
-        report_write(*view_.library(), array_);
-    }
+    if (view_.library() != nullptr) report_write(*view_.library(), array_);
     return std::move(array_);
 }
 

@@ -14,6 +14,7 @@
 #include "bnfast/memory.h"
 #include "bnfast/tensor.h"
 #include "library.h"
+#include "streams.h"
 #include "unfinished_array.h"
 
 namespace bnfast::bindings {
@@ -71,7 +72,8 @@ class ArrayView {
         std::unique_ptr<std::int64_t[]> many;  // shape and strides that do not fit into few_
         const Library* library = nullptr;
         Lent lent;
-        Numbers copy;  // memory of the device of the call, for values that NumPy has
+        std::optional<UseOnStream> use;  // of what is lent
+        Numbers copy;                    // memory of the device of the call, for values that NumPy has
     };
     Rare& rare();
 
@@ -94,7 +96,6 @@ class OutputArray {
 
   private:
     ArrayView view_;
-    Device device_;  // of the call
     py::object array_;
     std::optional<UnfinishedArray> unfinished_;  // until it is one of its library
 };

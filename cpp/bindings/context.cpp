@@ -15,7 +15,7 @@ namespace bnfast::bindings {
 
 std::vector<double> NormContext::on_host(const double* numbers, std::int64_t count) const {
     std::vector<double> copy(static_cast<std::size_t>(count));
-    copy_to_host(owner.device(), copy.data(), numbers, copy.size() * sizeof(double));
+    copy_to_host(state().device, copy.data(), numbers, copy.size() * sizeof(double));
     return copy;
 }
 
@@ -33,10 +33,7 @@ BackwardViews::BackwardViews(const char* operation, const NormContext& context, 
     inputs.where = where.bind_where(operation, where_array, device);
     inputs.dy = dy.bind(operation, "dy", dy_array, device);
     inputs.dh = dh.bind_optional(operation, "dh", dh_array, device);
-    if (device != context.owner.device()) {
-        throw ValueError(std::string(operation) + ": x is on another device than in the forward call");
-    }
-    run_after(device, context.owner.device());
+    if (device.type != Device::Type::kCpu) use.emplace(context.state().device, device);
 }
 
 BackwardResults::BackwardResults(const char* operation, const NormContext& context, const BackwardViews& views,
@@ -85,32 +82,36 @@ namespace {
 
 // --- statistics -------------------------------------------------------------------------------------------------
 
-// What makes arrays of the state's numbers, in the context's library.
-NumberArray arrays_of(const NormContext& context, bool is_double) {
-    NumberArray numbers{context.library, context.owner.device(), context.stream_owner, is_double};
-    if (numbers.device.type == Device::Type::kCuda) {
-        const CurrentStream current = current_stream(*context.library, numbers.device.index);
-        run_after(current.device, numbers.device);
+// Float64 numbers of the state, or their quotients, as an array of the context's library, made on its current stream.
+py::object state_array(const NormContext& context, bool is_double, const double* row, const double* divisors,
+                       const std::int64_t* shape, int ndim) {
+    const Device& owner = context.state().device;
+    NumberArray numbers{context.library, owner, context.stream_owner, is_double};
+    if (owner.type == Device::Type::kCuda) {
+        const CurrentStream current = current_stream(*context.library, owner.index);
         numbers.device = current.device;
         numbers.stream_owner = current.owner;
     }
-    return numbers;
+    const UseOnStream use(owner, numbers.device);
+    return numbers.of(row, divisors, shape, ndim);
 }
-// Numbers of the statistics, or their quotients: one a channel, of shape (samples, groups), or of that of the axes
-// before the normalised ones.
+// Those of the statistics: one a channel, of shape (samples, groups), or of that of the axes before the normalised
+// ones.
 py::object statistics_array(const NormContext& context, const double* row, const double* divisors = nullptr) {
     const NormState& state = context.state();
-    const NumberArray numbers = arrays_of(context, context.is_double());
-    if (state.scope == Scope::kBatch) return numbers.of(row, divisors, &state.statistics, 1);
-    if (state.scope == Scope::kLastAxes) return numbers.of(row, divisors, state.shape, state.options.axis);
+    const auto array = [&](const std::int64_t* shape, int ndim) {
+        return state_array(context, context.is_double(), row, divisors, shape, ndim);
+    };
+    if (state.scope == Scope::kBatch) return array(&state.statistics, 1);
+    if (state.scope == Scope::kLastAxes) return array(state.shape, state.options.axis);
     const std::int64_t shape[] = {state.shape[0], state.groups > 0 ? state.groups : state.parameters};
-    return numbers.of(row, divisors, shape, 2);
+    return array(shape, 2);
 }
 // All of them: "values" of a state that is made again.
 template <class Context>
 py::object numbers_of(const Context& context) {
     const std::int64_t size = context.state().size();
-    return arrays_of(context, true).of(context.state().values, nullptr, &size, 1);
+    return state_array(context, true, context.state().values, nullptr, &size, 1);
 }
 template <class Context>
 py::object mean_of(const Context& context) {
@@ -278,6 +279,7 @@ std::unique_ptr<Context> context_from_state(const py::dict& pickled) {
     state.options.dropout = entry<double>(pickled, "dropout");
     state.options.seed = entry<std::uint64_t>(pickled, "seed");
     state.options.offset = entry<std::uint64_t>(pickled, "offset");
+    state.device = given.device;
     state.dtype = view.dtype;
     state.ndim = view.ndim;
     std::copy_n(view.shape, view.ndim, state.shape);

@@ -5,6 +5,7 @@
 #include "bnfast/batch_norm.h"
 #include "bnfast/norms.h"
 #include "fast_call.h"
+#include "streams.h"
 
 namespace bnfast::bindings {
 
@@ -47,6 +48,7 @@ struct BackwardViews {
     ArrayView x, residual, where, dy, dh;
     py::object x_array, residual_array, where_array;  // held here: another thread may take them out of the context
     NormBackwardInputs inputs;
+    std::optional<UseOnStream> use;  // of the numbers of the context
 };
 
 // The results of a backward call: arrays of dy's library, and numbers for the parameters.

@@ -110,7 +110,7 @@ void update(const ArrayView& view, const py::handle& array, const UpdateRunningC
 
 // For adapters that keep running statistics in arrays of their library: towards the batch's mean and unbiased variance.
 py::object update_running_entry(const UpdateRunningCall& call) {
-    if (call.ctx->owner.device().type != Device::Type::kCpu) {
+    if (call.ctx->state().device.type != Device::Type::kCpu) {
         throw ValueError("update_running: ctx is that of a call on a GPU, expected one on the CPU");
     }
     const NormState& state = call.ctx->state();

@@ -2,6 +2,7 @@
 #include "streams.h"
 
 #include <cstdint>
+#include <exception>
 
 #include "arrays.h"
 #include "bnfast/memory.h"
@@ -41,6 +42,17 @@ void let_follow(const Device& ours, const py::object& number) {
 
 void run_after(const Device& later, const Device& earlier) {
     if (later == earlier && later.stream != earlier.stream) order(earlier, later);
+}
+
+UseOnStream::UseOnStream(const Device& owner, const Device& user) : owner_(owner), user_(user) {
+    run_after(user_, owner_);
+}
+UseOnStream::~UseOnStream() {
+    try {
+        run_after(owner_, user_);
+    } catch (const std::exception&) {
+        // The GPU has failed, as the next call on it will say.
+    }
 }
 
 }  // namespace bnfast::bindings

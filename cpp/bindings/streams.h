@@ -24,4 +24,17 @@ void let_follow(const Device& ours, const py::object& number);
 // libraries in one call.
 void run_after(const Device& later, const Device& earlier);
 
+// Lets what belongs to one stream of a GPU be used on another for the lifetime of the object: behind what its owner has
+// enqueued, and before the owner does anything more with it, such as giving it back.
+class UseOnStream {
+  public:
+    UseOnStream(const Device& owner, const Device& user);
+    ~UseOnStream();
+    UseOnStream(const UseOnStream&) = delete;
+    UseOnStream& operator=(const UseOnStream&) = delete;
+
+  private:
+    Device owner_, user_;
+};
+
 }  // namespace bnfast::bindings

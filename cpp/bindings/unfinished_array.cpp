@@ -131,6 +131,7 @@ UnfinishedArray::UnfinishedArray(const Library& library, const TensorView& descr
     } else if (library.exchange != nullptr && library.exchange->allocate != nullptr) {
         parts.of_library = allocate_by(*library.exchange, elements, described.dtype, described.device);
         parts.data = static_cast<char*>(parts.of_library->tensor.data) + parts.of_library->tensor.byte_offset;
+        run_after(parts.device, current_stream(library, parts.device.index).device);
     } else {
         parts.data = allocate(described.device, bytes);
         parts.stream_owner = py::object(stream_owner).release().ptr();

@@ -43,6 +43,9 @@ def test_batch_norm():
     grads = bnfast.batch_norm_backward(dy, ctx)
     np.testing.assert_array_equal(dx, grads.dx)
     np.testing.assert_array_equal(dgamma.astype(np.float32), grads.dgamma)
+    here = c_face.NormBackwardInputs(x=tensor(x), dy=tensor(dy))
+    with pytest.raises(ValueError, match=r"x is on cpu:0, expected cuda:0 as in the forward call"):
+        call("batch_norm_backward", here, moved, size, results)
     measured = moments(6)
     call("norm_state_moments", moved, size, measured)
     np.testing.assert_array_equal(measured.kept["m2"], ctx.moments.m2)

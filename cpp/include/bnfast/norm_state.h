@@ -40,6 +40,7 @@ struct NormState : StateNumbers {
     Scope scope = Scope::kBatch;
     Centre centre = Centre::kMean;
     std::int64_t groups = 0;  // of the channels, where the scope is theirs; 0: each is one by itself
+    Device device;            // where the numbers are, with the stream that wrote them
     DType dtype = DType::kFloat32;
     int ndim = 0;
     std::int64_t shape[kMaxDims];      // the first ndim entries
@@ -64,8 +65,6 @@ class OwnedNormState {
     OwnedNormState& operator=(const OwnedNormState&) = delete;
     NormState& state() { return state_; }
     const NormState& state() const { return state_; }
-
-    const Device& device() const { return memory_.get_deleter().device; }
 
   private:
     Numbers memory_;  // not set to zero

@@ -26,6 +26,13 @@ const char* dtype_name(DType dtype) {
     return "unknown";
 }
 
+std::string device_text(const Device& device) {
+    const std::string number = ":" + std::to_string(device.index);
+    if (device.type == Device::Type::kCpu) return "cpu" + number;
+    if (device.type == Device::Type::kCuda) return "cuda" + number;
+    return "device type " + std::to_string(static_cast<int>(device.type)) + number;
+}
+
 std::string number_text(double value) {
     char text[32];
     std::snprintf(text, sizeof text, "%.12g", value);
@@ -35,13 +42,6 @@ std::string number_text(double value) {
 void fail(const char* operation, const std::string& what) { throw ValueError(std::string(operation) + ": " + what); }
 
 namespace {
-
-std::string device_text(const Device& device) {
-    const std::string number = ":" + std::to_string(device.index);
-    if (device.type == Device::Type::kCpu) return "cpu" + number;
-    if (device.type == Device::Type::kCuda) return "cuda" + number;
-    return "device type " + std::to_string(static_cast<int>(device.type)) + number;
-}
 
 bool is_dtype(DType dtype) { return dtype >= DType::kFloat32 && dtype <= DType::kBool; }
 

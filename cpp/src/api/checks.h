@@ -16,6 +16,7 @@ namespace bnfast::api {
 std::string shape_text(const std::int64_t* shape, int ndim);
 inline std::string shape_text(const TensorView& view) { return shape_text(view.shape, view.ndim); }
 const char* dtype_name(DType dtype);
+std::string device_text(const Device& device);
 std::string number_text(double value);
 
 [[noreturn]] void fail(const char* operation, const std::string& what);

@@ -78,6 +78,7 @@ void describe(const Operation& operation, const NormInputs& inputs, const NormOp
     state.scope = operation.scope;
     state.centre = operation.centre;
     state.groups = operation.groups;
+    state.device = x.device;
     state.dtype = x.dtype;
     state.ndim = x.ndim;
     std::copy_n(x.shape, x.ndim, state.shape);
@@ -253,6 +254,10 @@ Call begin_backward(const Operation& operation, const NormBackwardInputs& inputs
     check_options(name, state.options);
     check_room(operation, state);
     const Backend& backend = check_device(name, "x", x.device);
+    if (x.device != state.device) {
+        fail(name, "x is on " + device_text(x.device) + ", expected " + device_text(state.device) +
+                       " as in the forward call");
+    }
     check_like(name, "dy", inputs.dy, "x", x);
     const auto check_presence = [&](const char* argument, bool given, bool expected) {
         if (given == expected) return;

@@ -20,7 +20,6 @@ constexpr char kFormat[24] = "bnfast " BNFAST_VERSION;
 
 struct Header {
     char format[sizeof kFormat];
-    Device device;
     NormState state;  // whose numbers have an address where they are on a device, and none behind the header
 };
 static_assert(std::is_trivially_copyable_v<NormState> && sizeof(Header) % alignof(double) == 0);
@@ -48,36 +47,34 @@ std::size_t state_bytes_of(std::int64_t numbers) {
     return sizeof(Header) + static_cast<std::size_t>(numbers) * sizeof(double);
 }
 
-NewState::NewState(const char* operation, const Inputs& inputs, void* memory, std::size_t bytes)
-    : memory_(memory), device_(inputs.device()) {
+NewState::NewState(const char* operation, const Inputs& inputs, void* memory, std::size_t bytes) : memory_(memory) {
     check_memory(operation, memory, bytes);
-    if (device_.type == Device::Type::kCpu && inputs.state_numbers() != nullptr) {
+    const Device& device = inputs.device();
+    if (device.type == Device::Type::kCpu && inputs.state_numbers() != nullptr) {
         fail(operation, "inputs.state_numbers is there, expected NULL as x is on the CPU");
     }
     std::fill_n(state_.shape, kMaxDims, 0);  // all of it is stored
-    point_to_numbers(state_, device_, inputs.state_numbers(), memory, bytes);
+    point_to_numbers(state_, device, inputs.state_numbers(), memory, bytes);
 }
 
 void NewState::finish() {
-    if (device_.type == Device::Type::kCpu) state_.values = nullptr;
+    if (state_.device.type == Device::Type::kCpu) state_.values = nullptr;
     Header header;
-    header.device = device_;
     std::memcpy(header.format, kFormat, sizeof kFormat);
     header.state = state_;
     std::memcpy(memory_, &header, sizeof header);
 }
 
-FilledState filled_state(const char* operation, const void* memory, std::size_t bytes) {
+NormState filled_state(const char* operation, const void* memory, std::size_t bytes) {
     check_memory(operation, memory, bytes);
     Header header;
     std::memcpy(&header, memory, sizeof header);
     if (std::memcmp(header.format, kFormat, sizeof kFormat) != 0) {
         fail(operation, std::string("state holds none of ") + kFormat + ", expected one that a forward call filled");
     }
-    FilledState filled{header.state, header.device};
-    point_to_numbers(filled, header.device, header.state.values, const_cast<void*>(memory),
-                     bytes);  // which are only read
-    return filled;
+    NormState& state = header.state;
+    point_to_numbers(state, state.device, state.values, const_cast<void*>(memory), bytes);  // which are only read
+    return state;
 }
 
 }  // namespace bnfast::c
@@ -87,7 +84,7 @@ using namespace bnfast::c;
 bnfast_status bnfast_norm_state_moments(const void* state, size_t state_bytes, const bnfast_moments* moments) {
     const char* const operation = "norm_state_moments";
     return status_of(operation, [&] {
-        const FilledState filled = filled_state(operation, state, state_bytes);
+        const bnfast::NormState filled = filled_state(operation, state, state_bytes);
         const std::int64_t n = filled.statistics;
         if (n < 0 || filled.parameters < 0 || n > filled.capacity / 5) fail(operation, "state is damaged");
         const auto row = [&](const double* begin) {

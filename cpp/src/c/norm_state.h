@@ -23,14 +23,10 @@ class NewState {
 
   private:
     void* memory_;
-    Device device_;
     NormState state_;
 };
 
 // A state that a forward call has filled: its numbers stay in the caller's memory. ValueError where that holds none.
-struct FilledState : NormState {
-    Device device;  // where they are
-};
-FilledState filled_state(const char* operation, const void* memory, std::size_t bytes);
+NormState filled_state(const char* operation, const void* memory, std::size_t bytes);
 
 }  // namespace bnfast::c
