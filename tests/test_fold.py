@@ -82,6 +82,17 @@ def test_convolutions_as_torch_folds_them(kind):
         torch.testing.assert_close(layer(x), expected)
 
 
+def test_parameters_of_torch_are_folded_without_their_gradients():
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(3, 2)
+    mean, var = np.ones(2), np.full(2, 4.0)
+    folded = fold_batch_norm(layer.weight, layer.bias, mean, var)
+    weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    for got, want in zip(folded, fold_batch_norm(weight, bias, mean, var), strict=True):
+        assert not got.requires_grad
+        assert np.array_equal(got, want)
+
+
 def transposed_convolution(x, weight, bias, groups):
     """conv_transpose1d of x (N, C_in, L) by weight (C_in, C_out / groups, K), stride 1."""
     samples, inputs, length = x.shape

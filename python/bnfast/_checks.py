@@ -93,10 +93,11 @@ def refuse_masked(operation: str, argument: str, value: Any) -> None:
 
 
 def as_array(operation: str, argument: str, value: Any) -> NDArray[Any]:
-    """Return `value` as an array; what NumPy cannot read (a tensor on a GPU) is a TypeError."""
+    """Return `value` as an array; what NumPy cannot read is a TypeError."""
     refuse_masked(operation, argument, value)
     if hasattr(value, "detach"):
-        value = value.detach()  # NumPy does not read tensors of PyTorch that require a gradient
+        # NumPy reads no tensors of PyTorch that require a gradient, or are on a GPU.
+        value = value.detach().cpu()
     got = type(value).__name__
     refused = TypeError(f"{operation}: {argument} is of type {got}, expected an array")
     if value is None:  # NumPy would make an array of dtype object

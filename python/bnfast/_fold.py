@@ -109,7 +109,7 @@ def fold_batch_norm(
         limits = f"[{-weight.ndim}, {weight.ndim}) for weight with shape {weight.shape}"
         raise ValueError(f"{name}: axis is {axis}, expected one in {limits}")
     groups = whole_number(name, "groups", groups, low=1)
-    channels = real_numbers(name, "mean", mean, None).size
+    channels = _channel_values(name, "mean", mean, None).size
     channel = _output_channels(name, weight, axis % weight.ndim, channels, groups)
     shift: NDArray[Any] | float = 0.0
     if bias is not None:
@@ -118,7 +118,7 @@ def fold_batch_norm(
             raise ValueError(f"{name}: bias has shape {shift.shape}, expected ({channels},)")
     values: dict[str, Any] = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
     given = {
-        key: real_numbers(name, key, value, (channels,))
+        key: _channel_values(name, key, value, (channels,))
         for key, value in values.items()
         if value is not None or key in ("mean", "var")
     }
@@ -162,6 +162,13 @@ def _output_channels(
         group = np.repeat(np.arange(groups), weight.shape[axis - 1] // groups)
         numbers = group[:, None] * here + numbers
     return numbers.reshape(*numbers.shape, *[1] * (weight.ndim - 1 - axis))
+
+
+def _channel_values(
+    operation: str, argument: str, value: Any, shape: tuple[int, ...] | None
+) -> NDArray[Any]:
+    here = to_numpy(operation, argument, value) if is_foreign(value) else value
+    return real_numbers(operation, argument, here, shape)
 
 
 def _layer_array(operation: str, argument: str, value: Any) -> NDArray[Any]:

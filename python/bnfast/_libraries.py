@@ -21,11 +21,14 @@ def to_numpy(operation: str, argument: str, value: Any) -> NDArray[Any]:
     """Return a copy of another library's array, or the array itself if it is NumPy's."""
     if isinstance(value, np.ndarray):
         return value
-    if hasattr(value, "detach"):
-        value = value.detach()  # PyTorch: a copy needs no gradient
-    return _core.as_numpy(operation, argument, value)
+    return _core.as_numpy(operation, argument, _detached(value))
 
 
 def to_library(array: NDArray[Any], like: Any) -> Any:
-    """Return a copy of `array` in the library of `like`; itself where that is NumPy's."""
-    return _core.as_library(array, like) if is_foreign(like) else array
+    """Return a copy of `array` beside `like`, in its library; itself where that is NumPy's."""
+    return _core.as_library(array, _detached(like)) if is_foreign(like) else array
+
+
+def _detached(value: Any) -> Any:
+    """Return PyTorch's tensor without its gradient, which a copy does not need."""
+    return value.detach() if hasattr(value, "detach") else value

@@ -63,6 +63,15 @@ def test_arrays_on_gpus_become_numpys_and_back():
     np.testing.assert_array_equal(made.array, x.T)
 
 
+def test_weights_are_folded_beside_the_ones_that_are_given():
+    weight, mean, var = values((4, 6))[:, ::2], values(4, 1), values(4, 2) ** 2
+    expected = bnfast.fold_batch_norm(weight, None, mean, var)
+    result = bnfast.fold_batch_norm(Array(weight, 1), None, Array(mean), var)
+    for got, want in zip(result, expected, strict=True):
+        assert got.index == 1
+        np.testing.assert_array_equal(got.array, want)
+
+
 @pytest.mark.parametrize("kind", [Array, Shared])
 def test_a_context_is_made_again_from_its_numbers_on_the_gpu(kind):
     x, dy, gamma = values((5, 6, 7)), values((5, 6, 7), 1), values(6)
