@@ -13,7 +13,7 @@ OF_THE_CPU_ALONE = {
     r"first_negative_var|var.is.-|gamma.is.0": "values on a GPU are not looked at",
     r"gamma_that_cannot_be_undone|smallest_gamma|small_gamma": "nor those of gamma in place",
     r"65536_deviations": "where the CPU takes its sums about another number",
-    # A kernel takes vectors where memory lies so that it can, and adds in another order where it cannot.
+    # A kernel takes vectors where memory lies so that it can, and adds in another order elsewhere.
     r"test_layouts\.py::test_(slices|where_windows_overlap)": "the bits of unaligned memory",
     # An element that is exactly the mean gives exactly 0 where the mean has no rounding at all.
     r"stated_bound.*layer_norm-10000000\.0-float32": "the CPU's last bit of a mean",

@@ -9,11 +9,21 @@
 
 namespace bnfast::bindings {
 
+namespace {
+
+void* pointer_of(const py::object& number) {
+    void* const pointer = PyLong_AsVoidPtr(number.ptr());
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return pointer;
+}
+
+}  // namespace
+
 CurrentStream current_stream(const Library& library, int device_index) {
     static PyObject *of_torch = nullptr, *of_cupy = nullptr;
     CurrentStream current{{Device::Type::kCuda, device_index}, {}};
     const auto take = [&](const py::object& stream, const char* handle) {
-        current.device.stream = reinterpret_cast<void*>(py::cast<std::uintptr_t>(stream.attr(handle)));
+        current.device.stream = pointer_of(stream.attr(handle));
         current.owner = stream;
     };
     if (library.exchange != nullptr && library.exchange->current_stream != nullptr) {
@@ -36,7 +46,7 @@ void let_follow(const Device& ours, const py::object& number) {
     const auto theirs = number.is_none() ? 1 : py::cast<std::intptr_t>(number);
     if (theirs == -1) return;
     Device later = ours;
-    later.stream = theirs == 1 ? nullptr : reinterpret_cast<void*>(theirs);
+    later.stream = theirs == 1 ? nullptr : pointer_of(number);
     run_after(later, ours);
 }
 
