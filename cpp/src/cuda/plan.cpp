@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::int64_t kPiece = 512;         // elements of an item: some vectors for each thread of a warp
 constexpr std::int64_t kAlign = 8;           // elements: a piece begins at a multiple of 16 bytes in a tile
+constexpr std::int64_t kSharedUnit = 256;    // bytes: shared memory is given to blocks in multiples of it
 constexpr int kMostBlocks = 16;              // that any chip's processor holds at once
 constexpr std::int64_t kFewestBytes = 4096;  // of a block that shares a unit with others
 constexpr std::int64_t kStreamed = 1 << 16;  // bytes of a block that stages nothing
@@ -127,7 +128,8 @@ Grid plan(const KernelShape& shape, NormTask& task, TeamMemory& memory, Stream s
         Grid grid = grid_of(tile, bytes);
         // The same for all kernels, so that a statistic has the same bits whichever measures it.
         const auto resident = [&] {
-            const std::int64_t by_memory = chip.shared_per_processor / (grid.shared_bytes + chip.shared_reserved);
+            const std::int64_t each = round_up(grid.shared_bytes, kSharedUnit) + chip.shared_reserved;
+            const std::int64_t by_memory = chip.shared_per_processor / each;
             const std::int64_t by_threads = std::min(kLeastBlocks * kMostThreads / grid.threads, kMostBlocks);
             return std::max<std::int64_t>(std::min(by_memory, by_threads), 1) * chip.processors;
         };

@@ -173,20 +173,20 @@ constexpr std::size_t kMostStoredBytes = 16 * StoreBytesKernel::kMost;
 
 // --- launches -----------------------------------------------------------------------------------------------------
 
-// Shared memory of a block that needs no leave.
-constexpr std::int64_t kUnaskedSharedBytes = 48 << 10;
-
-void allow_shared_memory(const void* function, std::int64_t bytes) {
-    if (bytes <= kUnaskedSharedBytes) return;
+// Once for each kernel and device: a block may have all shared memory, and a processor has as much of it, and as little
+// first cache, as it can. So the plan counts blocks.
+void prepare(const void* function) {
     static std::mutex mutex;
-    static std::set<std::pair<const void*, int>> allowed;
+    static std::set<std::pair<const void*, int>> prepared;
     const std::pair key(function, current_device());
     const std::lock_guard lock(mutex);
-    if (allowed.count(key) > 0) return;
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(properties().shared_per_block)),
-          "grant a kernel all shared memory");
-    allowed.insert(key);
+    if (prepared.count(key) > 0) return;
+    const auto set = [&](cudaFuncAttribute attribute, std::int64_t value) {
+        check(cudaFuncSetAttribute(function, attribute, static_cast<int>(value)), "grant a kernel all shared memory");
+    };
+    set(cudaFuncAttributeMaxDynamicSharedMemorySize, properties().shared_per_block);
+    set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    prepared.insert(key);
 }
 
 }  // namespace
@@ -270,7 +270,7 @@ void order(Stream earlier, Stream later) {
 namespace detail {
 
 void launch(const void* function, const Grid& grid, void* arguments, Stream stream) {
-    allow_shared_memory(function, grid.shared_bytes);
+    if (grid.shared_bytes > 0) prepare(function);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
     config.blockDim = dim3(static_cast<unsigned>(grid.threads));
