@@ -213,7 +213,12 @@ void Lent::use_device(const char* operation, const char* name, const Library& li
 
 void Lent::borrow_capsule(const char* operation, const char* name, const Library& library, const py::handle& object) {
     py::object capsule;
-    const dlpack::Device said = device_of(object);
+    dlpack::Device said{};
+    try {
+        said = device_of(object);
+    } catch (py::error_already_set& error) {
+        refuse(operation, name, "cannot be read by DLPack: " + std::string(py::str(error.value())));
+    }
     use_device(operation, name, library, said);
     try {
         // PyTorch before 2.10 lends no tensor that requires grad, even where it does not record.
@@ -238,7 +243,8 @@ void Lent::borrow_capsule(const char* operation, const char* name, const Library
     } else {
         refuse(operation, name, "has a __dlpack__ that returns no capsule of DLPack");
     }
-    if (tensor.device.type != said.type || tensor.device.index != said.index) {
+    // Of several CPU devices, which are one memory, libraries do not always tell the number.
+    if (tensor.device.type != said.type || (said.type != dlpack::kCpu && tensor.device.index != said.index)) {
         refuse(operation, name,
                "is on " + device_text(tensor.device) + ", but its __dlpack_device__ says " + device_text(said));
     }

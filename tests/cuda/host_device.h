@@ -8,6 +8,12 @@
 
 namespace bnfast::cuda {
 
+#if defined(__aarch64__)
+using HalfOfHost = __fp16;  // g++ 12 has no _Float16 there
+#else
+using HalfOfHost = _Float16;
+#endif
+
 inline int thread_index() { return host::here->thread; }
 inline int thread_count() { return host::here->threads; }
 inline std::int64_t block_index() { return host::here->block; }

@@ -2,6 +2,7 @@
 #include "cuda/backend.h"
 
 #include <algorithm>
+#include <exception>
 #include <vector>
 
 #include "cuda/binding.h"
@@ -223,9 +224,13 @@ void* allocate_on(const Device& device, std::size_t bytes) {
     const OnDevice current(device.index);
     return allocate(bytes, device.stream);
 }
+// Memory may be given back when CUDA has failed, or has ended with the process: it is then gone in any case.
 void release_on(const Device& device, void* memory) {
-    const OnDevice current(device.index);
-    release(memory, device.stream);
+    try {
+        const OnDevice current(device.index);
+        release(memory, device.stream);
+    } catch (const std::exception&) {
+    }
 }
 void copy_numbers_to_host(const Device& device, void* to, const void* from, std::size_t bytes) {
     const OnDevice current(device.index);

@@ -97,9 +97,15 @@ def _reason(x: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
     return None
 
 
+@torch.compiler.assume_constant_result
+def _has_gpu_kernels() -> bool:
+    """Whether bnfast has kernels for GPUs, as a constant for torch's compiler."""
+    return cuda.is_available()
+
+
 def _is_on_gpu(x: Tensor) -> bool:
     """Whether `x` is on a GPU for which bnfast has kernels."""
-    return x.is_cuda and cuda.is_available()
+    return x.is_cuda and _has_gpu_kernels()
 
 
 def draw_seed() -> int:

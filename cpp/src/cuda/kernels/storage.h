@@ -42,7 +42,7 @@ BNFAST_DEVICE float decode(Half a) {
 #if defined(__CUDACC__)
     return __half2float(__ushort_as_half(a.bits));
 #else
-    _Float16 half;
+    HalfOfHost half;
     __builtin_memcpy(&half, &a, sizeof half);
     return static_cast<float>(half);
 #endif
@@ -64,7 +64,7 @@ BNFAST_DEVICE S encode(Compute<S> a) {
         }
 #else
         if constexpr (__is_same(S, Half)) {
-            const _Float16 half = static_cast<_Float16>(a);
+            const HalfOfHost half = static_cast<HalfOfHost>(a);
             __builtin_memcpy(&result, &half, sizeof half);
         } else {
             std::uint32_t bits;
