@@ -17,8 +17,9 @@ from pathlib import Path
 # threads, of which one computes while the other waits for memory.
 MOST_REGISTERS = 128
 # Registers that do not suffice are spilled to memory, on a stack. The kernels of plain calls (as in
-# cpp/src/cuda/kernels/walk.h) are to have all that they need; the others call long functions.
-MOST_STACK_BYTES_OF_PLAIN, MOST_STACK_BYTES = 32, 256
+# cpp/src/cuda/kernels/walk.h) are to have what their loops need: forward of channels last keeps
+# numbers of four statistics in between. The others call long functions.
+MOST_STACK_BYTES_OF_PLAIN, MOST_STACK_BYTES = 128, 256
 EXPORTED = {"bnfast_cuda_library"}  # the names that others see
 LARGEST_LIBRARY = 12_000_000  # bytes, for the few architectures of CI
 

@@ -160,7 +160,7 @@ Grid plan(const KernelShape& shape, NormTask& task, TeamMemory& memory, Stream s
     const std::int64_t bytes = staged ? rich : plain;
     if (!staged) grid = attempt(plain);
     set_windows(scratch + work.tile_items * work.piece * bytes, task);
-    grid.together = work.team > 1 && shape.meets;
+    grid.together = work.team > 1 && shape.meets && grid.blocks > 0;
     if (grid.together) {
         const std::int64_t teams = grid.blocks / work.team;
         const std::int64_t statistics = shape.rows ? kRowLanes * kMostOfVector : 1;

@@ -10,7 +10,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
-#include <unordered_set>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -33,12 +33,15 @@ int current_device() {
     return index;
 }
 
-// Whether what is enqueued becomes part of a graph. An error says that another stream is captured which this one, the
-// default stream, would have to wait for.
-bool is_captured(Stream stream) {
+// Which capture a stream is in: 0 for none.
+unsigned long long capture_of(Stream stream) {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    return cudaStreamIsCapturing(stream_of(stream), &status) != cudaSuccess || status != cudaStreamCaptureStatusNone;
+    unsigned long long number = 0;
+    if (cudaStreamGetCaptureInfo(stream_of(stream), &status, &number) != cudaSuccess) return ~0ULL;
+    if (status == cudaStreamCaptureStatusNone) return 0;
+    return status == cudaStreamCaptureStatusActive ? number : ~0ULL;
 }
+bool is_captured(Stream stream) { return capture_of(stream) != 0; }
 
 // To be asked before anything that waits: waiting for a stream that is captured would spoil the graph.
 void check_not_captured(Stream stream, const char* what) {
@@ -119,34 +122,46 @@ KnownDevice& known_device() {
 }
 
 // Memory that was allocated while its stream was captured belongs to the graph, where it is also released. Other memory
-// cannot be released on a stream that is captured: a context, say, of a call before, whose Python object a captured
-// call replaces. It waits for the end of the capture.
+// cannot be released on a stream that is captured: a context, say, of a call before, or of another graph, whose Python
+// object a captured call replaces. It waits for the end of the capture.
 class GraphMemory {
   public:
-    void add(void* memory) {
+    void add(void* memory, unsigned long long capture) {
         const std::lock_guard lock(mutex_);
-        graphs_.insert(memory);
+        graphs_[memory] = capture;
     }
     void release(void* memory, Stream stream) {
         const std::lock_guard lock(mutex_);
-        if (graphs_.erase(memory) == 0 && is_captured(stream)) {
-            waiting_.emplace_back(memory, stream);
+        const unsigned long long now = capture_of(stream);
+        const auto found = graphs_.find(memory);
+        const unsigned long long of_memory = found == graphs_.end() ? 0 : found->second;
+        if (found != graphs_.end()) graphs_.erase(found);
+        if (now != 0 && now != of_memory) {
+            waiting_.push_back({memory, stream, current_device()});
         } else {
             cudaFreeAsync(memory, stream_of(stream));
         }
     }
+    // Of the current device.
     void release_waiting() {
         const std::lock_guard lock(mutex_);
-        const auto end = std::remove_if(waiting_.begin(), waiting_.end(), [](const auto& one) {
-            return !is_captured(one.second) && cudaFreeAsync(one.first, stream_of(one.second)) == cudaSuccess;
+        const int device = current_device();
+        const auto end = std::remove_if(waiting_.begin(), waiting_.end(), [&](const Waiting& one) {
+            return one.device == device && capture_of(one.stream) == 0 &&
+                   cudaFreeAsync(one.memory, stream_of(one.stream)) == cudaSuccess;
         });
         waiting_.erase(end, waiting_.end());
     }
 
   private:
+    struct Waiting {
+        void* memory;
+        Stream stream;
+        int device;
+    };
     std::mutex mutex_;
-    std::unordered_set<void*> graphs_;
-    std::vector<std::pair<void*, Stream>> waiting_;
+    std::unordered_map<void*, unsigned long long> graphs_;
+    std::vector<Waiting> waiting_;
 };
 
 GraphMemory& graph_memory() {
@@ -218,7 +233,7 @@ void* allocate(std::size_t bytes, Stream stream) {
     const cudaError_t status = cudaMallocAsync(&memory, bytes, stream_of(stream));
     if (status == cudaErrorMemoryAllocation) throw std::bad_alloc();
     check(status, "allocate memory");
-    if (is_captured(stream)) graph_memory().add(memory);
+    if (const auto capture = capture_of(stream)) graph_memory().add(memory, capture);
     return memory;
 }
 
@@ -227,6 +242,7 @@ void release(void* memory, Stream stream) noexcept {
 }
 
 void fill_with_zeros(void* memory, std::size_t bytes, Stream stream) {
+    if (bytes == 0) return;
     check(cudaMemsetAsync(memory, 0, bytes, stream_of(stream)), "fill memory with zeros");
 }
 
@@ -259,6 +275,10 @@ void synchronise(Stream stream) {
 
 void order(Stream earlier, Stream later) {
     if (earlier == later) return;
+    if (capture_of(earlier) != capture_of(later)) {
+        throw std::runtime_error(
+            "CUDA could not let one stream wait for another: only one of them is captured into a graph");
+    }
     cudaEvent_t event = nullptr;
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "make an event");
     cudaError_t status = cudaEventRecord(event, stream_of(earlier));

@@ -62,9 +62,9 @@ class Team {
     // All blocks arrive before any goes on. There are two areas of numbers: who writes into one again has been at a
     // later meeting, to which nobody came before having read it.
     BNFAST_DEVICE void meet() const {
-        fence();
         barrier();
         if (thread_index() == 0) {
+            fence();  // also for what the others wrote before the barrier
             const std::uint32_t all = (meetings_ + 1) * static_cast<std::uint32_t>(work_.team);
             atomic_add(work_.arrivals + number_, 1);
             while (load_acquire(work_.arrivals + number_) < all) pause();
