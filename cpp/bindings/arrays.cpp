@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "bnfast/layout.h"
+#include "gil.h"
 #include "output_memory.h"
 #include "streams.h"
 
@@ -339,7 +340,10 @@ py::object as_numpy(const py::object& array, const ArrayView& view) {
         bytes += std::abs(reach);
     }
     std::vector<char> memory(static_cast<std::size_t>(bytes));
-    copy_to_host(v.device, memory.data(), static_cast<const char*>(v.data) - before, memory.size());
+    {
+        const ReleasedGil released;
+        copy_to_host(v.device, memory.data(), static_cast<const char*>(v.data) - before, memory.size());
+    }
     return py::array(numpy_dtype(v.dtype), shape, strides, memory.data() + before);
 }
 

@@ -15,7 +15,9 @@ namespace bnfast::bindings {
 
 std::vector<double> NormContext::on_host(const double* numbers, std::int64_t count) const {
     std::vector<double> copy(static_cast<std::size_t>(count));
-    copy_to_host(state().device, copy.data(), numbers, copy.size() * sizeof(double));
+    const Device& device = state().device;
+    const ReleasedGil released(device.type == Device::Type::kCpu ? 0 : ReleasedGil::kWorthwhile);
+    copy_to_host(device, copy.data(), numbers, copy.size() * sizeof(double));
     return copy;
 }
 

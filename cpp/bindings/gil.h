@@ -38,6 +38,8 @@ py::object call_python(const py::handle& callable, const Arguments&... arguments
 // Gives up the GIL for the lifetime of the object.
 class ReleasedGil {
   public:
+    static constexpr std::int64_t kWorthwhile = 65536;
+
     // For a call over so many elements. Fewer than kWorthwhile are computed with the GIL, as it may take a switch
     // interval of Python, 5 ms, to get it back.
     explicit ReleasedGil(std::int64_t elements = kWorthwhile)
@@ -49,7 +51,6 @@ class ReleasedGil {
     ReleasedGil& operator=(const ReleasedGil&) = delete;
 
   private:
-    static constexpr std::int64_t kWorthwhile = 65536;
     PyThreadState* state_;
 };
 

@@ -192,6 +192,9 @@ void report_write(const Library& library, const py::handle& array) {
 }
 
 void Lent::release() noexcept {
+    // Its streams are not known, so its owner cannot be told to wait before the memory is used again.
+    if (waits_ && tensor.data != nullptr) wait_for(device, static_cast<const char*>(tensor.data) + tensor.byte_offset);
+    waits_ = false;
     if (versioned_ != nullptr && versioned_->deleter != nullptr) versioned_->deleter(versioned_);
     if (legacy_ != nullptr && legacy_->deleter != nullptr) legacy_->deleter(legacy_);
     versioned_ = nullptr;
@@ -206,6 +209,7 @@ void Lent::use_device(const char* operation, const char* name, const Library& li
         throw ValueError(std::string(operation) + ": " + name + " is on " + device_text(where) + ", expected cpu" +
                          (*why == '\0' ? "" : ": ") + why);
     }
+    waits_ = library.exchange == nullptr && library.streams == Streams::kDefault;
     CurrentStream current = current_stream(library, where.index);
     device = current.device;
     stream_owner = std::move(current.owner);

@@ -45,7 +45,7 @@ class Lent {
     // is on a device that calls cannot work on.
     void borrow(const char* operation, const char* name, const Library& library, const py::handle& object);
 
-    dlpack::Tensor tensor;
+    dlpack::Tensor tensor{};
     bool read_only = false;
     // Of an array on a GPU: the stream on which its library works, and on which it can be read.
     Device device;
@@ -55,6 +55,7 @@ class Lent {
     void borrow_capsule(const char* operation, const char* name, const Library& library, const py::handle& object);
     void use_device(const char* operation, const char* name, const Library& library, const dlpack::Device& where);
     void release() noexcept;
+    bool waits_ = false;  // until what reads the memory is done, before it is given back
     dlpack::VersionedTensor* versioned_ = nullptr;
     dlpack::LegacyTensor* legacy_ = nullptr;
 };

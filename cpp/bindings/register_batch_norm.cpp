@@ -7,6 +7,7 @@
 #include "gil.h"
 #include "moments.h"
 #include "register.h"
+#include "streams.h"
 
 namespace bnfast::bindings {
 namespace {
@@ -119,7 +120,7 @@ py::object backward_sums_entry(const BackwardSumsCall& call) {
     const BackwardViews views(call.kName, *call.ctx, call.dy, py::none(), call.x, call.residual);
     GradientSums sums;
     {
-        const ReleasedGil released(elements_of(views.inputs.x));
+        const ReleasedGil released(elements_or_wait(views.inputs.x));
         sums = batch_norm_backward_sums(views.inputs, call.ctx->state());
     }
     return gradient_sums_object(sums);

@@ -6,6 +6,7 @@
 #include "gil.h"
 #include "moments.h"
 #include "register.h"
+#include "streams.h"
 
 namespace bnfast::bindings {
 namespace {
@@ -56,7 +57,7 @@ py::object moments_entry(const MomentsCall& call) {
     const std::optional<TensorView> where_view = where.bind_where(call.kName, call.where, x_view.device);
     Moments result;
     {
-        const ReleasedGil released(elements_of(x_view));
+        const ReleasedGil released(elements_or_wait(x_view));
         result = moments(x_view, where_view, call.axis);
     }
     return moments_object(result);

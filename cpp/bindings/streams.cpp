@@ -5,7 +5,9 @@
 #include <exception>
 
 #include "arrays.h"
+#include "bnfast/layout.h"
 #include "bnfast/memory.h"
+#include "gil.h"
 
 namespace bnfast::bindings {
 
@@ -48,6 +50,20 @@ void let_follow(const Device& ours, const py::object& number) {
     Device later = ours;
     later.stream = theirs == 1 ? nullptr : pointer_of(number);
     run_after(later, ours);
+}
+
+std::int64_t elements_or_wait(const TensorView& x) {
+    return x.device.type == Device::Type::kCpu ? elements_of(x) : ReleasedGil::kWorthwhile;
+}
+
+void wait_for(const Device& device, const void* memory) noexcept {
+    try {
+        char byte;
+        const ReleasedGil released;
+        copy_to_host(device, &byte, memory, 1);
+    } catch (const std::exception&) {
+        // The GPU has failed, as the next call on it will say.
+    }
 }
 
 void run_after(const Device& later, const Device& earlier) {

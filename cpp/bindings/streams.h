@@ -3,6 +3,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+
 #include "bnfast/tensor.h"
 #include "library.h"
 
@@ -19,6 +21,11 @@ CurrentStream current_stream(const Library& library, int device_index);
 py::int_ number_of_stream(const Device& device);
 // Makes a consumer's stream, named in that way, wait for ours. None is the default stream, -1 one that need not wait.
 void let_follow(const Device& ours, const py::object& number);
+
+// Elements, for ReleasedGil, of a call that waits for the GPU where x is on one: there always enough.
+std::int64_t elements_or_wait(const TensorView& x);
+// Waits until the stream of a GPU has done what is enqueued on it, by a copy of one byte of its memory.
+void wait_for(const Device& device, const void* memory) noexcept;
 
 // What is enqueued on the stream of `later` from now on runs after what is on that of `earlier`: for arrays of two
 // libraries in one call.

@@ -97,7 +97,8 @@ def as_array(operation: str, argument: str, value: Any) -> NDArray[Any]:
     refuse_masked(operation, argument, value)
     if hasattr(value, "detach"):
         # NumPy reads no tensors of PyTorch that require a gradient, or are on a GPU.
-        value = value.detach().cpu()
+        value = value.detach()
+        value = value.cpu() if hasattr(value, "cpu") else value
     got = type(value).__name__
     refused = TypeError(f"{operation}: {argument} is of type {got}, expected an array")
     if value is None:  # NumPy would make an array of dtype object

@@ -13,15 +13,6 @@
 namespace bnfast::cuda {
 namespace {
 
-const ElementKernels& kernels_for(DType dtype) {
-    switch (dtype) {
-        case DType::kFloat64: return kernels_of_element<double>();
-        case DType::kFloat16: return kernels_of_element<Half>();
-        case DType::kBFloat16: return kernels_of_element<BFloat16>();
-        default: return kernels_of_element<float>();
-    }
-}
-
 // --- questions --------------------------------------------------------------------------------------------------
 
 // Numbers that lie on the device are not looked at: the host would have to wait for them.
@@ -89,7 +80,7 @@ void run_forward(const NormProblem& problem, Statistics statistics) {
     NormTask task = binding.task();
     task.measures = statistics == Statistics::kMeasured;
     task.writes = problem.y.has_value();
-    kernels_for(problem.x.dtype).forward(task, binding.rows(), stream_of(problem.x));
+    kernels_of(problem.x.dtype).forward(task, binding.rows(), stream_of(problem.x));
     binding.finish();
 }
 
@@ -138,7 +129,7 @@ void gradient_sums(const NormProblem& problem, GradientSums& out) {
     task.sum_dz = sums.get();
     task.sum_dz_xmu = sums.get() + channels;
     DeviceMemory<double> unused;
-    kernels_for(problem.x.dtype).backward(task, binding.rows(), unused, stream);
+    kernels_of(problem.x.dtype).backward(task, binding.rows(), unused, stream);
     std::vector<double> rows(2 * count);
     if (count > 0) copy_to_host(rows.data(), sums.get(), rows.size() * sizeof(double), stream);
     out.count.assign(count, count_taking_part(problem));
@@ -160,7 +151,7 @@ void add(const double* rows, std::int64_t count, std::int64_t pitch, std::int64_
 
 void run_backward(const NormProblem& problem, NormTask task, Binding& binding) {
     const Stream stream = stream_of(problem.x);
-    const ElementKernels& kernels = kernels_for(problem.x.dtype);
+    const ElementKernels& kernels = kernels_of(problem.x.dtype);
     const std::int64_t parameters = problem.numbers.parameters;
     DeviceMemory<double> partials;
     if (binding.is_empty()) {

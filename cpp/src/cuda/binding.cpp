@@ -8,18 +8,25 @@
 #include "problem/strides.h"
 
 namespace bnfast::cuda {
-namespace {
+Dims index_order(const TensorView& view) {
+    Dims dims;
+    for (int d = 0; d < view.ndim; ++d) dims.push_back(d);
+    return dims;
+}
 
-// The distances of a dense tensor in the order of its indices, in elements: those of a dropout mask.
-void index_strides(const TensorView& x, std::int64_t* strides) {
-    std::int64_t stride = 1;
-    for (int d = x.ndim - 1; d >= 0; --d) {
-        strides[d] = stride;
-        stride *= x.shape[d];
+void dense_strides(const TensorView& view, std::int64_t unit, std::int64_t* strides) {
+    for (int d = view.ndim - 1; d >= 0; --d) {
+        strides[d] = unit;
+        unit *= view.shape[d];
     }
 }
 
-}  // namespace
+bool lies_on_items(const TensorView& view) {
+    const std::int64_t item = item_size(view.dtype);
+    bool aligned = reinterpret_cast<std::uintptr_t>(view.data) % static_cast<std::uintptr_t>(item) == 0;
+    for (int d = 0; d < view.ndim; ++d) aligned = aligned && (view.shape[d] == 1 || view.strides[d] % item == 0);
+    return aligned;
+}
 
 // Elements that do not lie as such are copied byte by byte.
 void copy_dims(const TensorView& view, const Dims& dims, void* dense, Direction direction, Stream stream) {
@@ -29,13 +36,9 @@ void copy_dims(const TensorView& view, const Dims& dims, void* dense, Direction 
     copy.dense = dense;
     copy.direction = direction;
     copy.elements = 1;
-    bool aligned = reinterpret_cast<std::uintptr_t>(view.data) % static_cast<std::uintptr_t>(item) == 0;
-    for (const int d : dims) {
-        copy.elements *= view.shape[d];
-        aligned = aligned && (view.shape[d] == 1 || view.strides[d] % item == 0);
-    }
-    if (aligned) {
-        map_dims(dims.begin(), dims.size(), view.shape, view.strides, 1, copy.place);
+    for (const int d : dims) copy.elements *= view.shape[d];
+    if (lies_on_items(view)) {
+        map_dims(dims.begin(), dims.size(), view.shape, view.strides, copy.place);
         return copy_strided(copy, item, stream);
     }
     // One dimension more: the bytes of an element.
@@ -51,7 +54,7 @@ void copy_dims(const TensorView& view, const Dims& dims, void* dense, Direction 
     shape[count] = item;
     strides[count] = 1;
     order[count] = static_cast<unsigned char>(count);
-    map_dims(order, count + 1, shape, strides, 1, copy.place);
+    map_dims(order, count + 1, shape, strides, copy.place);
     copy.elements *= item;
     copy_strided(copy, 1, stream);
 }
@@ -108,7 +111,7 @@ bool Binding::add_masks() {
     const Epilogue& epilogue = problem_.epilogue;
     const Prologue& prologue = problem_.prologue;
     std::int64_t strides[kMaxDims];
-    index_strides(problem_.x, strides);
+    dense_strides(problem_.x, 1, strides);
     const auto fill = [&](MaskTask& task, const DropoutMask& mask, double scale) {
         task = MaskTask();
         task.used = mask.keep != kKeepAll;
@@ -121,12 +124,12 @@ bool Binding::add_masks() {
         if (layout_.boxes_are_samples()) task.box = strides[0];
         const bool one_axis = !layout_.splits_axis && layout_.axes.scope != Scope::kLastAxes;
         task.channel = one_axis ? strides[channels[0]] : g.inner;
-        if (!map_dims(outer.begin(), outer.size(), shape, strides, 1, task.outer)) return false;
+        if (!map_dims(outer.begin(), outer.size(), shape, strides, task.outer)) return false;
         if (layout_.splits_axis) {  // all elements follow each other
             task.along = true;
             return true;
         }
-        if (!map_dims(inner.begin(), inner.size(), shape, strides, 1, task.inner)) return false;
+        if (!map_dims(inner.begin(), inner.size(), shape, strides, task.inner)) return false;
         task.along = !g.rows && (task.inner.count == 0 || (task.inner.count == 1 && task.inner.stride[0] == 1));
         return true;
     };

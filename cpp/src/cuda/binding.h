@@ -12,15 +12,22 @@ namespace bnfast::cuda {
 // The stream of a call.
 inline Stream stream_of(const TensorView& x) { return x.device.stream; }
 
+// The dimensions of a view in the order of its indices, slowest first; and the strides of a dense tensor in that order,
+// of elements of `unit`.
+Dims index_order(const TensorView& view);
+void dense_strides(const TensorView& view, std::int64_t unit, std::int64_t* strides);
+// Whether all elements lie at multiples of their size.
+bool lies_on_items(const TensorView& view);
+
 // The strides of `view` along some dimensions, slowest first, as a map from the number of an element: false where they
-// cannot be merged to as few as the map has room for. Divided by `unit`.
+// cannot be merged to as few as the map has room for.
 template <int kMost>
 bool map_dims(const unsigned char* dims, int count, const std::int64_t* shape, const std::int64_t* strides,
-              std::int64_t unit, IndexMapOf<kMost>& map) {
+              IndexMapOf<kMost>& map) {
     map.count = 0;
     std::int64_t size[kMost] = {};
     for (int k = count - 1; k >= 0; --k) {
-        const std::int64_t length = shape[dims[k]], stride = strides[dims[k]] / unit;
+        const std::int64_t length = shape[dims[k]], stride = strides[dims[k]];
         if (length == 1) continue;
         const int last = map.count - 1;
         if (last >= 0 && stride == map.stride[last] * size[last]) {

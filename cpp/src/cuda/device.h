@@ -10,7 +10,8 @@
 
 #if defined(__CUDACC__)
 #define BNFAST_DEVICE __device__ __forceinline__
-#define BNFAST_DEVICE_CALL __device__ __noinline__  // seldom run or long: its copies would take registers and minutes
+// Seldom run or long: copies of it would take registers and minutes. A template, which several objects may have.
+#define BNFAST_DEVICE_CALL __device__ __noinline__
 #else
 #define BNFAST_DEVICE inline
 #define BNFAST_DEVICE_CALL inline
@@ -146,3 +147,14 @@ BNFAST_DEVICE void wait_for_copies() {
 #else
 #include "host_device.h"
 #endif
+
+namespace bnfast::cuda {
+
+// Calls f(i) for the numbers i below `count` that are this thread's among all threads of the launch.
+template <class F>
+BNFAST_DEVICE void for_each_index(std::int64_t count, const F& f) {
+    const std::int64_t step = block_count() * thread_count();
+    for (std::int64_t i = block_index() * thread_count() + thread_index(); i < count; i += step) f(i);
+}
+
+}  // namespace bnfast::cuda

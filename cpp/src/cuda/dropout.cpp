@@ -20,22 +20,6 @@ void mask_strides(const DropoutProblem& problem, std::int64_t* strides) {
     for (int d = 0; d < runs.first_dim; ++d) strides[d] = runs.mask_strides[static_cast<std::size_t>(d)];
 }
 
-bool is_aligned(const TensorView& view) {
-    const std::int64_t item = item_size(view.dtype);
-    bool aligned = reinterpret_cast<std::uintptr_t>(view.data) % static_cast<std::uintptr_t>(item) == 0;
-    for (int d = 0; d < view.ndim; ++d) aligned = aligned && (view.shape[d] == 1 || view.strides[d] % item == 0);
-    return aligned;
-}
-
-const ElementKernels& kernels_for(DType dtype) {
-    switch (dtype) {
-        case DType::kFloat64: return kernels_of_element<double>();
-        case DType::kFloat16: return kernels_of_element<Half>();
-        case DType::kBFloat16: return kernels_of_element<BFloat16>();
-        default: return kernels_of_element<float>();
-    }
-}
-
 // x and y have elements where elements can be.
 void run(const DropoutProblem& problem, const TensorView& x, const TensorView& y, Stream stream) {
     DropoutTask task;
@@ -73,7 +57,7 @@ void run(const DropoutProblem& problem, const TensorView& x, const TensorView& y
                    (task.dims == 1 && task.x_stride[0] == 1 && task.y_stride[0] == 1 && task.mask_stride[0] == 1);
     const auto fits = [&](const char* data) { return reinterpret_cast<std::uintptr_t>(data) % kVectorBytes == 0; };
     const bool vectors = task.one_run && fits(task.x) && fits(task.y) && task.elements % (kVectorBytes / item) == 0;
-    kernels_for(x.dtype).dropout(task, vectors, stream);
+    kernels_of(x.dtype).dropout(task, vectors, stream);
 }
 
 }  // namespace
@@ -81,19 +65,14 @@ void run(const DropoutProblem& problem, const TensorView& x, const TensorView& y
 void dropout(const DropoutProblem& problem) {
     const OnDevice device(problem.x.device.index);
     const Stream stream = stream_of(problem.x);
-    if (is_aligned(problem.x) && is_aligned(problem.y)) return run(problem, problem.x, problem.y, stream);
+    if (lies_on_items(problem.x) && lies_on_items(problem.y)) return run(problem, problem.x, problem.y, stream);
     // Copies in the order of the indices.
-    const std::int64_t item = item_size(problem.x.dtype), elements = elements_of(problem.x);
-    const DeviceMemory<char> memory(elements * item, stream);
+    const std::int64_t item = item_size(problem.x.dtype);
+    const DeviceMemory<char> memory(elements_of(problem.x) * item, stream);
+    const Dims dims = index_order(problem.x);
     TensorView dense = problem.x;
     std::int64_t strides[kMaxDims];
-    Dims dims;
-    std::int64_t stride = item;
-    for (int d = dense.ndim - 1; d >= 0; --d) {
-        strides[d] = stride;
-        stride *= dense.shape[d];
-    }
-    for (int d = 0; d < dense.ndim; ++d) dims.push_back(d);
+    dense_strides(problem.x, item, strides);
     dense.data = memory.get();
     dense.strides = strides;
     copy_dims(problem.x, dims, memory.get(), Direction::kToDense, stream);
@@ -117,7 +96,7 @@ void dropout_mask(const DropoutMask& mask, const MaskRuns& runs, std::uint8_t* o
     sizes[count] = runs.length;
     strides[count++] = runs.constant ? 0 : 1;
     for (int d = 0; d < count; ++d) order[d] = static_cast<unsigned char>(d);
-    map_dims(order, count, sizes, strides, 1, kernel.place);
+    map_dims(order, count, sizes, strides, kernel.place);
     expand_mask(kernel, nullptr);
 }
 

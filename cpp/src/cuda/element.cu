@@ -55,7 +55,6 @@ void forward(NormTask& task, bool rows, Stream stream) {
     with_kernel<ForwardKernel>(task, rows, [&](auto kernel) {
         KernelShape shape = shape_of(kernel, rows);
         shape.tiles = task.measures ? 1 : 0;
-        shape.meets = task.measures;
         if (task.writes) shape.staged_parameter_bytes = 2 * sizeof(T);
         TeamMemory memory;
         const Grid grid = plan(shape, kernel.task, memory, stream);

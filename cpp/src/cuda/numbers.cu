@@ -1,7 +1,4 @@
 // The launches of kernels on numbers of channels, copies and masks.
-#include "cuda/kernels/copy.h"
-#include "cuda/kernels/dropout.h"
-#include "cuda/kernels/numbers.h"
 #include "cuda/numbers.h"
 
 namespace bnfast::cuda {

@@ -160,10 +160,10 @@ Grid plan(const KernelShape& shape, NormTask& task, TeamMemory& memory, Stream s
     const std::int64_t bytes = staged ? rich : plain;
     if (!staged) grid = attempt(plain);
     set_windows(scratch + work.tile_items * work.piece * bytes, task);
-    grid.together = work.team > 1 && shape.meets && grid.blocks > 0;
+    grid.together = work.team > 1 && grid.blocks > 0;
     if (grid.together) {
         const std::int64_t teams = grid.blocks / work.team;
-        const std::int64_t statistics = shape.rows ? kRowLanes * kMostOfVector : 1;
+        const std::int64_t statistics = statistics_of_unit(shape.rows);
         memory.exchange = DeviceMemory<double>(2 * grid.blocks * statistics * kExchanged, stream);
         memory.arrivals = DeviceMemory<std::uint32_t>(teams, stream);
         fill_with_zeros(memory.arrivals.get(), static_cast<std::size_t>(teams) * sizeof(std::uint32_t), stream);

@@ -14,7 +14,6 @@ struct KernelShape {
     int tiles = 1;                            // operands that are staged; 0: nothing is
     std::int64_t staged_parameter_bytes = 0;  // of gamma and beta of an element, where they may be staged
     std::int64_t parameter_sum_bytes = 0;     // of their gradients, if these are summed in shared memory
-    bool meets = true;                        // blocks of a team wait for each other
 };
 
 // The memory by which blocks talk; to be kept until the launch.

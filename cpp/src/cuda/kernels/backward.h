@@ -22,7 +22,7 @@ struct BackwardKernel {
 
     BNFAST_DEVICE void operator()() const {
         const W walk{task};
-        Team team(task.work, W::kRows ? kRowLanes * kMostOfVector : 1);
+        Team team(task.work, statistics_of_unit(W::kRows));
         const std::int64_t first = team.first_item(team.rank()), last = team.first_item(team.rank() + 1);
         const int tiles = task.residual.is_there() ? 3 : 2;
         Parameters<W> parameters(walk, walk.unit(team.first_unit()), tiles);
@@ -34,10 +34,8 @@ struct BackwardKernel {
             parameters.set_unit(unit);
             Statistics statistics(walk, unit);
             const Block block{walk, unit, first, last, statistics, parameters};
-            if (sums_are_wanted()) {
-                sum(block, team, parameter_sums);
-                finish_sums(block, team, statistics);
-            }
+            sum(block, team, parameter_sums);
+            finish_sums(block, team);
             if (task.sums) continue;
             Gradient gradient[kStatistics];
             for (int k = 0; k < kStatistics; ++k) gradient[k] = statistics.gradient(k);
@@ -50,10 +48,6 @@ struct BackwardKernel {
   private:
     using Gradient = numerics::DxCoefficients<T, double>;
     using Gradients = GradientAtAffine<W>;
-
-    BNFAST_DEVICE bool sums_are_wanted() const {
-        return !task.constant_statistics || task.dgamma != nullptr || task.sum_dz != nullptr;
-    }
 
     // The statistics of a thread, and sums over their elements: of dz, and of dz * (x - mean) * prescale. Other numbers
     // are read again when they are needed: registers are few.
@@ -99,7 +93,7 @@ struct BackwardKernel {
         const W& walk;
         const Unit& unit;
         std::int64_t first, last;
-        const Statistics& statistics;
+        Statistics& statistics;
         const Parameters<W>& parameters;
     };
 
@@ -137,17 +131,12 @@ struct BackwardKernel {
         if (task.residual.is_there()) b.walk.stage(task.residual, b.walk.tile(2), b.unit, first, last);
         wait_for_copies();
     }
-    BNFAST_DEVICE std::int64_t tile_end(const Block& b, std::int64_t begin) const {
-        const std::int64_t end = begin + task.work.tile_items;
-        return end < b.last ? end : b.last;
-    }
 
     // --- sums -------------------------------------------------------------------------------------------------------
 
     BNFAST_DEVICE void sum(const Block& b, Team& team, ParameterSums<W>& parameter_sums) const {
         double sums[2 * kStatistics] = {};
-        for (std::int64_t begin = b.first; begin < b.last; begin += task.work.tile_items) {
-            const std::int64_t end = tile_end(b, begin);
+        b.walk.for_each_tile(b.first, b.last, [&](std::int64_t begin, std::int64_t end) {
             stage(b, begin, end);
             for_each_vector(
                 b, begin, end, [](const Place&) { return 0; },
@@ -165,18 +154,17 @@ struct BackwardKernel {
                         parameter_sums.add(slot + e, a.dz, gradients.normalised(a, e));
                     }
                 });
-        }
+        });
         reduce<Add>(sums, b.walk.classes(), b.walk.scratch());
         total_of_team(b, team, sums);
-        Statistics& statistics = const_cast<Statistics&>(b.statistics);
         for (int k = 0; k < kStatistics; ++k) {
-            statistics.sum_dz[k] = sums[2 * k];
-            statistics.sum_dz_xmu[k] = sums[2 * k + 1];
+            b.statistics.sum_dz[k] = sums[2 * k];
+            b.statistics.sum_dz_xmu[k] = sums[2 * k + 1];
         }
     }
     BNFAST_DEVICE void total_of_team(const Block& b, Team& team, double (&sums)[2 * kStatistics]) const {
         if (team.size() == 1) return;
-        const int classes = b.walk.classes(), own = W::kRows ? b.walk.lane() * kStatistics : 0;
+        const int classes = b.walk.classes(), own = b.walk.own_statistic();
         for (int k = 0; k < kStatistics && b.walk.is_first_of_class(); ++k) {
             team.numbers(team.rank(), own + k)[0] = sums[2 * k];
             team.numbers(team.rank(), own + k)[1] = sums[2 * k + 1];
@@ -193,7 +181,8 @@ struct BackwardKernel {
         reduce<Add>(sums, classes, b.walk.scratch());
     }
     // The results that are sums of a statistic, by one thread of the team.
-    BNFAST_DEVICE void finish_sums(const Block& b, const Team& team, const Statistics& statistics) const {
+    BNFAST_DEVICE void finish_sums(const Block& b, const Team& team) const {
+        const Statistics& statistics = b.statistics;
         if (team.rank() != 0 || !b.walk.is_first_of_class()) return;
         for (int k = 0; k < kStatistics; ++k) {
             if (!b.walk.has_statistic(b.unit, k)) continue;
@@ -214,14 +203,10 @@ struct BackwardKernel {
     // --- dx ---------------------------------------------------------------------------------------------------------
 
     BNFAST_DEVICE void write_all(const Block& b, const Gradient* gradient) const {
-        // The last tile is still there, and what was read last may be in the cache: backwards.
-        const std::int64_t tile = task.work.tile_items, tiles = (b.last - b.first + tile - 1) / tile;
-        const bool staged = sums_are_wanted();
-        for (std::int64_t t = tiles - 1; t >= 0; --t) {
-            const std::int64_t begin = b.first + t * tile;
-            if (t != tiles - 1 || !staged) stage(b, begin, tile_end(b, begin));
-            write(b, begin, tile_end(b, begin), gradient);
-        }
+        b.walk.for_each_tile_back(b.first, b.last, [&](std::int64_t begin, std::int64_t end, bool is_staged) {
+            if (!is_staged) stage(b, begin, end);
+            write(b, begin, end, gradient);
+        });
     }
     BNFAST_DEVICE void write(const Block& b, std::int64_t first, std::int64_t last, const Gradient* gradient) const {
         struct Run {

@@ -18,15 +18,14 @@ struct CopyKernel {
     Direction direction = Direction::kToDense;
 
     BNFAST_DEVICE void operator()() const {
-        for (std::int64_t i = block_index() * thread_count() + thread_index(); i < elements;
-             i += block_count() * thread_count()) {
+        for_each_index(elements, [&](std::int64_t i) {
             Element* const at = reinterpret_cast<Element*>(strided + place.at(i));
             if (direction == Direction::kToDense) {
                 dense[i] = *at;
             } else {
                 *at = dense[i];
             }
-        }
+        });
     }
 };
 

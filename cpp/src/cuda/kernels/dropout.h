@@ -84,12 +84,11 @@ struct MaskKernel {
     std::uint8_t* out = nullptr;
 
     BNFAST_DEVICE void operator()() const {
-        for (std::int64_t i = block_index() * thread_count() + thread_index(); i < elements;
-             i += block_count() * thread_count()) {
+        for_each_index(elements, [&](std::int64_t i) {
             const bool kept =
                 mask.keep >= kKeepAll || (mask.keep != 0 && is_kept(mask, static_cast<std::uint64_t>(place.at(i))));
             out[i] = kept ? 1 : 0;
-        }
+        });
     }
 };
 

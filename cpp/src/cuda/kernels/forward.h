@@ -21,7 +21,7 @@ struct ForwardKernel {
 
     BNFAST_DEVICE void operator()() const {
         const W walk{task};
-        Team team(task.work, W::kRows ? kRowLanes * kMostOfVector : 1);
+        Team team(task.work, statistics_of_unit(W::kRows));
         const std::int64_t first = team.first_item(team.rank()), last = team.first_item(team.rank() + 1);
         Parameters<W> parameters(walk, walk.unit(team.first_unit()), kTiles);
         parameters.stage(walk.unit(team.first_unit()), first, last);
@@ -118,15 +118,11 @@ struct ForwardKernel {
 
     BNFAST_DEVICE void write_all(const W& walk, const Unit& unit, std::int64_t first, std::int64_t last,
                                  const Coefficients<W>& coefficients, const Parameters<W>& parameters) const {
-        const std::int64_t tile = task.work.tile_items;
-        if (tile == 0) return write(walk, unit, first, last, nullptr, coefficients, parameters);
-        // The last tile is still there, and what was read last may be in the cache: backwards.
-        const std::int64_t tiles = (last - first + tile - 1) / tile;
-        for (std::int64_t t = tiles - 1; t >= 0; --t) {
-            const std::int64_t begin = first + t * tile, end = begin + tile < last ? begin + tile : last;
-            if (t != tiles - 1) stage_tile(walk, unit, begin, end, false);
+        if (task.work.tile_items == 0) return write(walk, unit, first, last, nullptr, coefficients, parameters);
+        walk.for_each_tile_back(first, last, [&](std::int64_t begin, std::int64_t end, bool is_staged) {
+            if (!is_staged) stage_tile(walk, unit, begin, end, false);
             write(walk, unit, begin, end, walk.tile(0), coefficients, parameters);
-        }
+        });
     }
 
     // --- y ---

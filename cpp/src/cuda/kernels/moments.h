@@ -59,15 +59,14 @@ class Measurement {
     template <class Stage>
     BNFAST_DEVICE Result of_all_tiles(const Stage& stage) {
         Result all;
-        for (std::int64_t begin = first_; begin < last_; begin += walk_.work().tile_items) {
-            const std::int64_t end = begin + walk_.work().tile_items < last_ ? begin + walk_.work().tile_items : last_;
+        walk_.for_each_tile(first_, last_, [&](std::int64_t begin, std::int64_t end) {
             stage(begin, end);
             const Result tile = of_tile(begin, end);
             for (int k = 0; k < kStatistics; ++k) {
                 all.of[k] = numerics::merged(all.of[k], tile.of[k], all.count, tile.count);
             }
             all.count += tile.count;
-        }
+        });
         return all;
     }
 
@@ -178,7 +177,7 @@ class Measurement {
     // Of all blocks: from the sums of the blocks' means and moments about the mean of one of them.
     BNFAST_DEVICE void combine(Result& all) {
         if (team_.size() == 1) return;
-        const int classes = walk_.classes(), own = walk_.lane() * kStatistics * (W::kRows ? 1 : 0);
+        const int classes = walk_.classes(), own = walk_.own_statistic();
         if (walk_.is_first_of_class()) {
             for (int k = 0; k < kStatistics; ++k) {
                 double* const to = team_.numbers(team_.rank(), own + k);
@@ -232,8 +231,7 @@ class Measurement {
         reduce<Larger>(extreme, 1, walk_.scratch());
         if (extreme[0] == 0.0) return;  // for all blocks of the team, as they have the same numbers
         double most[kStatistics] = {};
-        for (std::int64_t begin = first_; begin < last_; begin += walk_.work().tile_items) {
-            const std::int64_t end = begin + walk_.work().tile_items < last_ ? begin + walk_.work().tile_items : last_;
+        walk_.for_each_tile(first_, last_, [&](std::int64_t begin, std::int64_t end) {
             stage(begin, end);
             for_each_element(
                 begin, end,
@@ -243,7 +241,7 @@ class Measurement {
                     if (most[k] < finite) most[k] = finite;
                 },
                 [] {});
-        }
+        });
         reduce<Larger>(most, walk_.classes(), walk_.scratch());
         most_of_team(most);
         for (int k = 0; k < kStatistics; ++k) {
@@ -251,8 +249,7 @@ class Measurement {
             exponent_[k] = numerics::exponent_of_scale(most[k]);
             factor_[k] = __builtin_scalbn(1.0, -exponent_[k]);
         }
-        const Result scaled_all = of_all_tiles(stage);
-        Result scaled = scaled_all;
+        Result scaled = of_all_tiles(stage);
         combine(scaled);
         for (int k = 0; k < kStatistics; ++k) {
             if (exponent_[k] != kNoExponent) all.of[k] = scaled.of[k];
@@ -260,7 +257,7 @@ class Measurement {
     }
     BNFAST_DEVICE void most_of_team(double (&most)[kStatistics]) {
         if (team_.size() == 1) return;
-        const int own = walk_.lane() * kStatistics * (W::kRows ? 1 : 0);
+        const int own = walk_.own_statistic();
         if (walk_.is_first_of_class()) {
             for (int k = 0; k < kStatistics; ++k) *team_.numbers(team_.rank(), own + k) = most[k];
         }

@@ -22,8 +22,7 @@ struct FillNumbersKernel {
     std::int64_t entries = 0;
 
     BNFAST_DEVICE void operator()() const {
-        for (std::int64_t i = block_index() * thread_count() + thread_index(); i < entries;
-             i += block_count() * thread_count()) {
+        for_each_index(entries, [&](std::int64_t i) {
             for (int r = 0; r < count; ++r) {
                 const NumberRow& row = rows[r];
                 double value = row.absent;
@@ -34,7 +33,7 @@ struct FillNumbersKernel {
                 }
                 row.out[i] = value;
             }
-        }
+        });
     }
 };
 
@@ -48,8 +47,7 @@ struct StoreNumbersKernel {
     std::int64_t entries = 0;
 
     BNFAST_DEVICE void operator()() const {
-        for (std::int64_t i = block_index() * thread_count() + thread_index(); i < entries;
-             i += block_count() * thread_count()) {
+        for_each_index(entries, [&](std::int64_t i) {
             char* const at = out + place.at(i);
             const double value = divisors == nullptr ? values[i] : values[i] / divisors[i];
             if (is_double) {
@@ -57,7 +55,7 @@ struct StoreNumbersKernel {
             } else {
                 *reinterpret_cast<float*>(at) = static_cast<float>(value);
             }
-        }
+        });
     }
 };
 

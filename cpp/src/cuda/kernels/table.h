@@ -10,7 +10,7 @@ namespace bnfast::cuda {
 // Each completes the task's `work`: how it is cut depends on what a kernel takes of the chip.
 struct ElementKernels {
     void (*forward)(NormTask& task, bool rows, Stream stream);
-    // Fills task.parameter_partials where parameters lie along the inner elements; returns how many rows these have.
+    // Where parameters lie along the inner elements, fills `partials` with rows of sums for them; returns how many.
     std::int64_t (*backward)(NormTask& task, bool rows, DeviceMemory<double>& partials, Stream stream);
     void (*dropout)(const DropoutTask& task, bool vectors, Stream stream);
 };
@@ -26,5 +26,14 @@ template <>
 const ElementKernels& kernels_of_element<Half>();
 template <>
 const ElementKernels& kernels_of_element<BFloat16>();
+
+inline const ElementKernels& kernels_of(DType dtype) {
+    switch (dtype) {
+        case DType::kFloat64: return kernels_of_element<double>();
+        case DType::kFloat16: return kernels_of_element<Half>();
+        case DType::kBFloat16: return kernels_of_element<BFloat16>();
+        default: return kernels_of_element<float>();
+    }
+}
 
 }  // namespace bnfast::cuda

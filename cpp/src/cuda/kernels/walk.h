@@ -22,6 +22,9 @@ constexpr std::int64_t scratch_bytes(bool rows) {
     return (rows ? kRowLanes : 1) * kMostEntries * (kMostThreads / kWarp) * static_cast<std::int64_t>(sizeof(double));
 }
 
+// Statistics of a block's unit, at most.
+constexpr int statistics_of_unit(bool rows) { return rows ? kRowLanes * kMostOfVector : 1; }
+
 // kCount neighbouring elements go through a thread at once. In rows each of them has a statistic of its own. Plain
 // calls have an activation of few instructions, or none, and neither `where` nor dropout nor anything before the norm,
 // nor is x to be found from y: their kernels are without the code for those, which takes registers even where it does
@@ -41,6 +44,8 @@ struct Walk {
     BNFAST_DEVICE int lane() const { return thread_index() & (work().lanes - 1); }
     // Threads whose statistics are others'.
     BNFAST_DEVICE int classes() const { return kRows ? work().lanes : 1; }
+    // Of a thread's statistics the first one among those of the unit.
+    BNFAST_DEVICE int own_statistic() const { return kRows ? lane() * kStatistics : 0; }
     // Whether this thread stands for all that have its statistics.
     BNFAST_DEVICE bool is_first_of_class() const { return thread_index() < classes(); }
 
@@ -80,6 +85,25 @@ struct Walk {
             const std::int64_t slot = (item - first) * work().piece;
             for (std::int64_t i = lane() * kCount; i < length; i += lanes * kCount) body(run, i, slot + i);
         }
+    }
+
+    // Calls f(begin, end) for the tiles of items [first, last).
+    template <class F>
+    BNFAST_DEVICE void for_each_tile(std::int64_t first, std::int64_t last, const F& f) const {
+        for (std::int64_t begin = first; begin < last; begin += work().tile_items) f(begin, tile_end(begin, last));
+    }
+    // The same in the reverse order, with the knowledge whether it is the last one, which is still in shared memory;
+    // and what was read last may be in a cache.
+    template <class F>
+    BNFAST_DEVICE void for_each_tile_back(std::int64_t first, std::int64_t last, const F& f) const {
+        const std::int64_t tile = work().tile_items, tiles = (last - first + tile - 1) / tile;
+        for (std::int64_t t = tiles - 1; t >= 0; --t) {
+            f(first + t * tile, tile_end(first + t * tile, last), t == tiles - 1);
+        }
+    }
+    BNFAST_DEVICE std::int64_t tile_end(std::int64_t begin, std::int64_t last) const {
+        const std::int64_t end = begin + work().tile_items;
+        return end < last ? end : last;
     }
 
     BNFAST_DEVICE S* at(const Operand& operand, const Place& p) const {
