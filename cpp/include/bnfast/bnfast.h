@@ -153,7 +153,7 @@ typedef struct bnfast_gradient_sums {
 // of the library on the same kind of machine. RMS norm's is as large as layer norm's.
 //
 // Where x is on a CUDA device, the numbers of the state are in memory of that device: `inputs->state_numbers`, of as
-// many bytes. The state then holds their address, and can be used as long as they are there.
+// many bytes. The state then holds their address, and can be used as long as they are there, and as the stream of x is.
 BNFAST_API bnfast_status bnfast_batch_norm_state_bytes(const bnfast_tensor* x, int32_t axis, size_t* bytes);
 BNFAST_API bnfast_status bnfast_group_norm_state_bytes(const bnfast_tensor* x, int64_t groups, int32_t axis,
                                                        size_t* bytes);
