@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from digits_network import build_network, evaluate, train_epoch
+from lectures.networks import build_network, evaluate, train_epoch
+from lectures.optimisers import SGD
 from tqdm import tqdm
 
+import bnfast
+
 if TYPE_CHECKING:
-    from train_digits import Digits
+    from lectures.lab import Data
 
 RATES = (0.0, 0.2, 0.5)
 SAMPLES = 300
@@ -39,7 +42,7 @@ class Trial:
         return [train - test for train, test in zip(self.train, self.test, strict=True)]
 
 
-def train_once(trial: Trial, data: Digits, random_labels: float, *, seed: int) -> None:
+def train_once(trial: Trial, data: Data, random_labels: float, *, seed: int) -> None:
     """Train one network on a part of the training data; enter its accuracies."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(data.x_train))[:SAMPLES]
@@ -48,14 +51,16 @@ def train_once(trial: Trial, data: Digits, random_labels: float, *, seed: int) -
     labels[:wrong] = rng.integers(0, 10, wrong)
     sizes = [x.shape[1], HIDDEN_UNITS, 10]
     weights = np.random.default_rng(seed)  # the same initial weights for every trial
-    network = build_network(sizes, batch_norm=trial.batch_norm, rng=weights, dropout=trial.rate)
+    norm = bnfast.BatchNorm if trial.batch_norm else None
+    network = build_network(sizes, rng=weights, norm=norm, dropout=trial.rate)
+    optimiser = SGD(LEARNING_RATE)
     for _ in range(EPOCHS):
-        train_epoch(network, x, labels, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, rng=rng)
+        train_epoch(network, optimiser, x, labels, batch_size=BATCH_SIZE, rng=rng)
     trial.train.append(evaluate(network, x, labels)[1])
     trial.test.append(evaluate(network, data.x_test, data.y_test)[1])
 
 
-def compare_rates(splits: list[Digits], random_labels: float, *, seed: int) -> list[Trial]:
+def compare_rates(splits: list[Data], random_labels: float, *, seed: int) -> list[Trial]:
     """Train at every rate, without and with batch norm, once for each split of the data."""
     trials = [Trial(batch_norm, rate) for batch_norm in (False, True) for rate in RATES]
     for k, data in enumerate(tqdm(splits, desc=f"{'dropout':32}", unit="repeat")):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import matplotlib
-
-matplotlib.use("Agg")  # files only: no display is needed
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
+from lectures.lab import STYLE, WITH, WITHOUT
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -21,20 +18,7 @@ if TYPE_CHECKING:
     from digits_transformer import Curves
     from train_digits import Run
 
-# Colours of Okabe & Ito's palette, which colour-blind readers can tell apart.
-WITHOUT, WITH = "#D55E00", "#0072B2"
 NORM_COLOURS = {"layer norm": "#E69F00", "RMS norm": "#009E73", "batch norm": WITH}
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "axes.titlesize": 10.5,
-    "legend.frameon": False,
-    "savefig.dpi": 150,
-}
 
 
 def colour(run: Run | Trial) -> str:

@@ -15,16 +15,23 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from digits_network import Trainable, build_network, evaluate, softmax_cross_entropy, train_epoch
 from digits_plots import plot_transformer
+from lectures.lab import Data, digits
+from lectures.networks import (
+    Trainable,
+    build_network,
+    evaluate,
+    gradient_errors,
+    train_epoch,
+)
+from lectures.optimisers import SGD
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
-from train_digits import BATCH_SIZE, HIDDEN_UNITS, Digits, load_data
+from train_digits import BATCH_SIZE, HIDDEN_UNITS
 from transformer_network import CLASSES, Transformer
 
 import bnfast
@@ -35,8 +42,6 @@ MUST_REACH = 0.90  # mean test accuracy at the end below which a network counts 
 NORMS = {"layer norm": bnfast.layer_norm, "RMS norm": bnfast.rms_norm}
 BATCH_NORM = "batch norm"
 BATCH_NORM_RATE = 0.3  # learning rate: the better one of train_digits.py
-CHECKED = 10  # entries of each parameter in the gradient check
-STEP = 1e-5  # of the differences there: the error is about STEP**2, and rounding / STEP
 ALLOWED = 1e-6  # relative error of a gradient
 
 
@@ -62,63 +67,32 @@ class Curves:
         return int(reached[0]) + 1 if len(reached) else None
 
 
-def gradient_errors(name: str, data: Digits, *, dropout: float) -> Iterator[tuple[str, int, float]]:
-    """Yield kinds of layers, how many entries were checked, and the largest relative error.
-
-    An entry's error is that of central differences, as a share of the largest gradient in the same
-    parameter. Dropout is on: the masks depend on seed and step alone, so that the loss is the same
-    function each time it is computed.
-    """
-    network = Transformer(NORMS[name], seed=0, dropout=dropout, dtype=np.float64)
-    images, labels = data.x_train[:8].astype(np.float64), data.y_train[:8]
-    rng = np.random.default_rng(0)
-
-    def loss_and_gradient() -> tuple[float, np.ndarray]:
-        return softmax_cross_entropy(network.forward(images, training=True), labels)
-
-    # Parameters other than those to start with: gamma is not 1, beta and biases are not 0.
-    network.backward(loss_and_gradient()[1])
-    for parameter, _ in network.parameters():
-        parameter += rng.normal(0.0, 0.1, parameter.shape)
-    network.backward(loss_and_gradient()[1])
-    checked: dict[str, list[float]] = {}
-    for layer in network.layers:
-        for parameter, gradient in layer.parameters():
-            for index in rng.choice(parameter.size, min(CHECKED, parameter.size), replace=False):
-                place = np.unravel_index(index, parameter.shape)
-                before, losses = parameter[place], []
-                for value in (before + STEP, before - STEP):
-                    parameter[place] = value
-                    losses.append(loss_and_gradient()[0])
-                parameter[place] = before
-                difference = (losses[0] - losses[1]) / (2 * STEP) - gradient[place]
-                error = abs(difference) / np.abs(gradient).max()
-                checked.setdefault(type(layer).__name__, []).append(float(error))
-    for kind, errors in checked.items():
-        yield kind, len(errors), float(np.max(errors))  # a NaN stays one
-
-
-def check_gradients(data: Digits, *, dropout: float) -> bool:
+def check_gradients(data: Data, *, dropout: float) -> bool:
     """Print the errors of both Transformers; return whether all are small."""
     print(f"Gradients against differences of the loss, float64, dropout {dropout:g}:")
     agree = True
     for name in NORMS:
         print(f"  with {name:10}   entries   largest relative error")
-        for kind, entries, error in gradient_errors(name, data, dropout=dropout):
-            print(f"    {kind:13}{entries:9}   {error:22.1e}")
+        # The masks of dropout depend on seed and step alone, so that the loss is the same function
+        # each time it is computed.
+        network = Transformer(NORMS[name], seed=0, dropout=dropout, dtype=np.float64)
+        images = data.x_train[:8].astype(np.float64)
+        for kind, errors in gradient_errors(network, images, data.y_train[:8]).items():
+            error = float(np.max(errors))  # a NaN stays one
+            print(f"    {kind:13}{len(errors):9}   {error:22.1e}")
             agree = agree and error < ALLOWED
     return agree
 
 
-def make_network(name: str, data: Digits, *, seed: int, dropout: float) -> Trainable:
+def make_network(name: str, data: Data, *, seed: int, dropout: float) -> Trainable:
     """Build a Transformer, or the batch norm network of train_digits.py."""
     if name in NORMS:
         return Transformer(NORMS[name], seed=seed, dropout=dropout)
     sizes = [data.x_train.shape[1], *[HIDDEN_UNITS] * 4, CLASSES]
-    return build_network(sizes, batch_norm=True, rng=np.random.default_rng(seed))
+    return build_network(sizes, rng=np.random.default_rng(seed), norm=bnfast.BatchNorm)
 
 
-def train(curves: Curves, data: Digits, options: argparse.Namespace, *, seed: int) -> None:
+def train(curves: Curves, data: Data, options: argparse.Namespace, *, seed: int) -> None:
     """Train one network and add what happens to `curves`."""
     network = make_network(curves.name, data, seed=seed, dropout=options.dropout)
     learning_rate = options.rate if curves.name in NORMS else BATCH_NORM_RATE
@@ -130,10 +104,10 @@ def train(curves: Curves, data: Digits, options: argparse.Namespace, *, seed: in
         began = time.perf_counter()
         train_epoch(
             network,
+            SGD(learning_rate),
             data.x_train,
             data.y_train,
             batch_size=BATCH_SIZE,
-            learning_rate=learning_rate,
             rng=rng,
         )
         curves.seconds += time.perf_counter() - began
@@ -189,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Check gradients, train all networks, print and draw; return the exit status."""
     began = time.perf_counter()
     options = parse_arguments(arguments)
-    splits = [load_data(options.seed + k) for k in range(options.repeats)]
+    splits = [digits(options.seed + k) for k in range(options.repeats)]
     gradients_agree = check_gradients(splits[0], dropout=options.dropout)
 
     kinds = [Curves(name) for name in (*NORMS, BATCH_NORM)]

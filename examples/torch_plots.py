@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from digits_plots import STYLE, WITH, WITHOUT
+from lectures.lab import STYLE, WITH, WITHOUT
 
 COLOURS = {"torch": WITHOUT, "bnfast": WITH}
 Seen = dict[str, dict[str, tuple[list[float], float]]]

@@ -21,17 +21,10 @@ from pathlib import Path
 
 import numpy as np
 from digits_dropout import compare_rates, print_dropout_table
-from digits_network import (
-    Linear,
-    Network,
-    build_network,
-    evaluate,
-    glorot,
-    softmax_cross_entropy,
-)
 from digits_plots import plot_curves, plot_dropout, plot_preactivations
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from lectures.lab import Data, digits
+from lectures.networks import Linear, Network, batches, build_network, evaluate, glorot, train_step
+from lectures.optimisers import SGD
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -46,16 +39,6 @@ MUST_REACH_FEW = 0.75  # the same, in the mean, for the networks that learn from
 SATURATED = 4.0  # |z| beyond which the sigmoid's slope is below 7 % of its largest
 PERCENTILES = (5, 25, 50, 75, 95)
 SNAPSHOTS_PER_EPOCH = 4  # how often the pre-activations are recorded
-
-
-@dataclass
-class Digits:
-    """1,797 images of 8 x 8 pixels as float32 rows, four fifths of them for training."""
-
-    x_train: np.ndarray
-    x_test: np.ndarray
-    y_train: np.ndarray
-    y_test: np.ndarray
 
 
 @dataclass
@@ -89,41 +72,21 @@ class Run:
         self.spread.append([float(np.median(z.std(axis=0))) for z in layers])
 
 
-def load_data(seed: int) -> Digits:
-    """Split the digits at random, every class in the same proportion, and centre the pixels."""
-    images, labels = load_digits(return_X_y=True)
-    x_train, x_test, y_train, y_test = train_test_split(
-        (images / 16.0).astype(np.float32),  # pixels are 0 .. 16
-        labels,
-        test_size=0.2,
-        stratify=labels,
-        random_state=seed,
-    )
-    grey = x_train.mean()
-    return Digits(x_train - grey, x_test - grey, y_train, y_test)
-
-
-def train(run: Run, network: Network, data: Digits, *, epochs: int, seed: int) -> None:
+def train(run: Run, network: Network, data: Data, *, epochs: int, seed: int) -> None:
     """Train by mini-batch SGD and write what happens into `run`."""
     rng = np.random.default_rng(seed)
-    samples = len(data.x_train)
-    # The few samples left over when the epoch is cut into batches get their turn in another epoch.
-    starts = range(0, samples - BATCH_SIZE + 1, BATCH_SIZE)
-    snapshot_steps = set(np.linspace(0, len(starts), SNAPSHOTS_PER_EPOCH, False).astype(int))
+    steps = len(data.x_train) // BATCH_SIZE
+    snapshot_steps = set(np.linspace(0, steps, SNAPSHOTS_PER_EPOCH, False).astype(int))
+    optimiser = SGD(run.learning_rate)
     name = f"{'with' if run.batch_norm else 'without'} batch norm, rate {run.learning_rate:g}"
     progress = tqdm(range(epochs), desc=f"{name:32}", unit="epoch")
     for epoch in progress:
-        order = rng.permutation(samples)
-        for step, start in enumerate(starts):
+        for step, batch in enumerate(batches(len(data.x_train), BATCH_SIZE, rng)):
             began = time.perf_counter()
-            batch = order[start : start + BATCH_SIZE]
-            logits = network.forward(data.x_train[batch], training=True)
-            _, gradient = softmax_cross_entropy(logits, data.y_train[batch])
-            network.backward(gradient)
-            network.sgd_step(run.learning_rate)
+            train_step(network, optimiser, data.x_train[batch], data.y_train[batch])
             run.seconds += time.perf_counter() - began
             if step in snapshot_steps:
-                run.record_preactivations(epoch + step / len(starts), network.preactivations())
+                run.record_preactivations(epoch + step / steps, network.preactivations())
 
         loss, accuracy = evaluate(network, data.x_train, data.y_train)
         run.train_loss.append(loss)
@@ -134,7 +97,7 @@ def train(run: Run, network: Network, data: Digits, *, epochs: int, seed: int) -
         progress.set_postfix_str(f"test accuracy {100 * accuracy:.1f} %", refresh=False)
 
 
-def show_that_bias_cancels(data: Digits, seed: int) -> bool:
+def show_that_bias_cancels(data: Data, seed: int) -> bool:
     """Put a bias in front of batch norm: outputs stay the same and its gradient is zero."""
     rng = np.random.default_rng(seed)
     x = data.x_train[:BATCH_SIZE]
@@ -205,18 +168,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Train all networks, print and draw the results; return the exit status."""
     options = parse_arguments(arguments)
-    data = load_data(options.seed)
+    data = digits(options.seed)
     cancels = show_that_bias_cancels(data, options.seed)
 
     sizes = [data.x_train.shape[1], *[HIDDEN_UNITS] * options.layers, 10]
     runs = [Run(batch_norm, rate) for rate in options.rates for batch_norm in (False, True)]
     for run in runs:
         rng = np.random.default_rng(options.seed)  # the same initial weights in every run
-        network = build_network(sizes, batch_norm=run.batch_norm, rng=rng)
+        network = build_network(sizes, rng=rng, norm=bnfast.BatchNorm if run.batch_norm else None)
         train(run, network, data, epochs=options.epochs, seed=options.seed)
     print_table(runs)
 
-    subsets = [load_data(options.seed + k) for k in range(options.repeats)]
+    subsets = [digits(options.seed + k) for k in range(options.repeats)]
     trials = compare_rates(subsets, options.random_labels, seed=options.seed)
     print_dropout_table(trials)
 

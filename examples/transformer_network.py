@@ -2,7 +2,7 @@
 
 An 8 x 8 image is read as four patches of 4 x 4 pixels, the tokens. Activations are arrays of shape
 (samples * tokens, width), one row for each token of each sample, so that the Linear layer of
-digits_network.py serves as it is; only positions, attention and pooling tell the samples apart.
+lectures/networks.py serves as it is; only positions, attention and pooling tell the samples apart.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-from digits_network import Linear, Parameters, Trainable, glorot
+from lectures.networks import Linear, Optimiser, Parameters, Trainable, glorot
 from scipy.special import erf
 
 import bnfast
@@ -223,7 +223,7 @@ class Transformer(Trainable):
         for layer in self.layers:
             yield from layer.parameters()
 
-    def sgd_step(self, learning_rate: float) -> None:
-        """Move every parameter, in place, against its gradient; the next masks are new ones."""
-        super().sgd_step(learning_rate)
+    def update(self, optimiser: Optimiser) -> None:
+        """Move every parameter, in place; the next masks are new ones."""
+        super().update(optimiser)
         self.step += 1
