@@ -8,6 +8,7 @@ the loss by its output and returns the one by its input. The lectures import thi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Protocol, TypeAlias
@@ -364,3 +365,18 @@ def gradient_errors(
                 error = abs(difference) / np.abs(gradient).max()
                 errors.setdefault(type(layer).__name__, []).append(float(error))
     return errors
+
+
+def reestimated(network: Network, x: np.ndarray, batch_size: int | None = None) -> Network:
+    """Return a copy whose batch norms have the statistics of `x` under the present weights.
+
+    They are those of all samples seen, merged ("population"). With batches smaller than `x` a layer
+    sees what the batch norms below it make of each batch (Ioffe & Szegedy 2015, algorithm 2).
+    """
+    copied = copy.deepcopy(network)
+    for norm in copied.of_type(bnfast.BatchNorm):
+        norm.running = bnfast.RunningStats(norm.num_features, mode="population", correction=0)
+    size = batch_size or len(x)
+    for start in range(0, len(x), size):
+        copied.forward(x[start : start + size], training=True)
+    return copied
