@@ -207,9 +207,9 @@ def report_eps(x: np.ndarray, options: argparse.Namespace, checks: Checks) -> No
     axes[0, 0].set(
         xscale="log",
         xlabel="Standard deviation of the input (1 = white)",
-        ylabel="Of the output (1)",
+        ylabel="Standard deviation of the output",
     )
-    axes[0, 0].legend(loc="lower right")
+    axes[0, 0].legend(loc="center", fontsize=8.5)
     save(
         figure,
         options.out,

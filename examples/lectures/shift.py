@@ -168,7 +168,7 @@ def draw_bands(seen: dict[str, list[Inside]], options: argparse.Namespace) -> No
         options.out,
         "shift_bands",
         title="What enters the sigmoids of each layer",
-        caption="Median, middle 50 % and 90 % of a mini-batch, over units and samples; first seed.\n"
+        caption="Median, middle 50 % and 90 % over a mini-batch's units and samples; first seed.\n"
         f"Dotted: |z| = {SATURATED:g}, beyond which the slope is below 7 % of its largest.",
     )
 
