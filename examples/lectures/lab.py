@@ -90,23 +90,14 @@ def arguments(
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-    """Print a table in Markdown, numbers to the right."""
+    """Print a table in Markdown: the first column to the left, the others to the right."""
     cells = [[str(cell) for cell in row] for row in (headers, *rows)]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    lines = [
-        "| "
-        + " | ".join(
-            f"{cell:<{width}}" if index == 0 else f"{cell:>{width}}"
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in cells
-    ]
-    rule = "|".join(
-        "-" * (width + 2) if k == 0 else "-" * (width + 1) + ":" for k, width in enumerate(widths)
-    )
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     print(f"\n{title}\n" if title else "")
-    print("\n".join([lines[0], f"|{rule}|", *lines[1:]]))
+    for first, *others in (cells[0], rule, *cells[1:]):
+        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("| " + " | ".join([first.ljust(widths[0]), *right]) + " |")
 
 
 def mean_spread(values: Sequence[float] | np.ndarray, digits: int = 1, scale: float = 1.0) -> str:
