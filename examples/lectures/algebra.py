@@ -10,8 +10,10 @@ time it folds into them. docs/lectures/algebra.md has the derivations.
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from functools import partial
+from typing import Any
 
 import numpy as np
 from lab import WITH, WITHOUT, Checks, Data, arguments, digits, new_figure, run, save, table
@@ -35,7 +37,7 @@ EPS = 1e-5
 ROUNDING = 1e-5  # float32 carries 6e-8 of a number; sums over a batch lose up to two digits
 
 
-def size(a: np.ndarray) -> float:
+def size(a: Any) -> float:
     """Return the largest absolute value."""
     return float(np.abs(a).max())
 
@@ -59,7 +61,7 @@ def report_cancellations(x: np.ndarray, checks: Checks) -> None:
     dy = rng.standard_normal((len(x), UNITS), np.float32)
     rows = []
 
-    def must_vanish(what: str, changed: np.ndarray, of: np.ndarray) -> None:
+    def must_vanish(what: str, changed: Any, of: Any) -> None:
         rows.append((what, f"{size(of):.2g}", f"{size(changed):.1e}"))
         checks(size(changed) < ROUNDING * size(of), f"{what}: off by {size(changed):.1e}")
 
@@ -99,26 +101,22 @@ def report_cancellations(x: np.ndarray, checks: Checks) -> None:
 
 def fold(network: Network) -> Network:
     """Return a network that computes at test time what `network` does, without batch norm."""
-    layers: list[object] = []
+    layers: list[Any] = []
     for layer in network.layers:
-        if isinstance(layer, bnfast.BatchNorm) and layer.running is not None:
-            before = layers.pop()
-            linear = before.linear if isinstance(before, Conv2d) else before
-            running = layer.running
-            weight, bias = bnfast.fold_batch_norm(
-                linear.weight,
-                None,
-                running.mean,
-                running.var,
-                layer.gamma,
-                layer.beta,
-                eps=layer.eps,
-            )
-            layers.append(type(before)(weight, bias=True))
-            linear = layers[-1].linear if isinstance(before, Conv2d) else layers[-1]
-            linear.bias = bias
-        else:
-            layers.append(layer)
+        if not isinstance(layer, bnfast.BatchNorm):
+            layers.append(copy.deepcopy(layer))
+            continue
+        linear = layers[-1].linear if isinstance(layers[-1], Conv2d) else layers[-1]
+        running: Any = layer.running
+        linear.weight, linear.bias = bnfast.fold_batch_norm(
+            linear.weight,
+            linear.bias,
+            running.mean,
+            running.var,
+            layer.gamma,
+            layer.beta,
+            eps=layer.eps,
+        )
     return Network(layers)
 
 
@@ -201,9 +199,9 @@ def report_eps(x: np.ndarray, options: argparse.Namespace, checks: Checks) -> No
         checks(bool(np.allclose(seen, formula, rtol=1e-6)), f"eps of placement {place}")
         axes[0, 0].plot(std, formula, color=colour, label=label)
         axes[0, 0].plot(std, seen, "o", color=colour, markersize=3)
-    for place, text in ((np.sqrt(EPS), "sqrt(eps)"), (EPS, "eps")):
-        axes[0, 0].axvline(place, color="0.6", linewidth=0.8, linestyle=":")
-        axes[0, 0].annotate(text, (place, 1.03), color="0.4", fontsize=8.5, ha="center")
+    for half, text in ((np.sqrt(EPS), "sqrt(eps)"), (EPS, "eps")):
+        axes[0, 0].axvline(half, color="0.6", linewidth=0.8, linestyle=":")
+        axes[0, 0].annotate(text, (half, 1.03), color="0.4", fontsize=8.5, ha="center")
     axes[0, 0].set(
         xscale="log",
         xlabel="Standard deviation of the input (1 = white)",

@@ -19,6 +19,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
+import bnfast
+
 # Colours of Okabe & Ito's palette, which colour-blind readers can tell apart.
 WITHOUT, WITH = "#D55E00", "#0072B2"
 PALETTE = (WITH, WITHOUT, "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
@@ -158,8 +160,8 @@ class Checks:
 def run(lecture: Callable[[Checks], None]) -> None:
     """Run a lecture and end the program: with 1, and a line for each, if checks failed."""
     checks = Checks()
-    # Matrices this small gain nothing from more BLAS threads, and lose much on a busy machine.
-    with threadpool_limits(limits=1, user_api="blas"):
+    # Arrays this small gain nothing from more threads, and lose much on a busy machine.
+    with threadpool_limits(limits=1, user_api="blas"), bnfast.num_threads(1):
         lecture(checks)
     for failure in checks.failures:
         print(f"FAILED: {failure}", file=sys.stderr)

@@ -33,6 +33,7 @@ from lab import (
 )
 from networks import (
     Network,
+    Optimiser,
     Relu,
     build_conv_network,
     build_network,
@@ -74,8 +75,8 @@ def check_gradients(data: Data, checks: Checks) -> None:
     rows = []
     for name, make in networks.items():
         network = make(rng=np.random.default_rng(0))
-        x = data.x_train[:12].astype(np.float64).reshape(-1, 1, 8, 8)
-        x = x if "convolution" in name else x.reshape(-1, 64)
+        shape = (-1, 1, 8, 8) if "convolution" in name else (-1, 64)
+        x = data.x_train[:12].astype(np.float64).reshape(shape)
         for kind, errors in gradient_errors(network, x, data.y_train[:12]).items():
             rows.append((name, kind, len(errors), f"{np.max(errors):.0e}"))
             # A convolution with ReLU may have a kink within the step of a difference.
@@ -85,7 +86,7 @@ def check_gradients(data: Data, checks: Checks) -> None:
     table(("network", "layers", "entries", "largest error"), rows, title=title)
 
 
-def train(network: Network, optimiser: object, data: Data, epochs: int, seed: int) -> Curves:
+def train(network: Network, optimiser: Optimiser, data: Data, epochs: int, seed: int) -> Curves:
     """Train, and return the curves. A network whose numbers overflow has learnt nothing."""
     rng = np.random.default_rng(seed)
     losses, accuracies = [], []
