@@ -103,7 +103,8 @@ class Dropout(Layer):
         ndarray like `x`
         """
         self._forward.forget()
-        return self._drop(x) if self._training else self._scale(x)
+        y = self._drop(x) if self._training else self._scale(x)
+        return self._run_hooks((x,), y) if self._hooks else y
 
     def _drop(self, x: NDArray[Any]) -> NDArray[Any]:
         y, ctx = dropout(

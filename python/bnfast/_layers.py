@@ -267,15 +267,11 @@ class BatchNorm(AffineLayer):
             "eps_placement": self._eps_placement,
             **self._options(training),
         }
-        if not training and running is not None:
-            return self._normalise_by_running(running, x, arguments)
-        with lock:
-            gamma, beta = self._parameters()
-        y, ctx = batch_norm(x, gamma, beta, **arguments)
-        if running is not None:  # and training: evaluation has returned above
-            running.update(ctx.moments)
-        self._forward.keep(lambda dy: batch_norm_backward(dy, ctx))
-        return y
+        if training or running is None:
+            y = self._normalise_by_batch(running, x, arguments)
+        else:
+            y = self._normalise_by_running(running, x, arguments)
+        return self._run_hooks((x, residual, where), y) if self._hooks else y
 
     def backward(self, dy: NDArray[Any]) -> BatchNormGrads:
         """Return the gradients of the last forward; set `dgamma` and `dbeta`.
@@ -301,6 +297,17 @@ class BatchNorm(AffineLayer):
         grads: BatchNormGrads = differentiate(dy)
         self._set_gradients(grads.dgamma, grads.dbeta)
         return grads
+
+    def _normalise_by_batch(
+        self, running: RunningStats | None, x: NDArray[Any], arguments: dict[str, Any]
+    ) -> NDArray[Any]:
+        with lock:
+            gamma, beta = self._parameters()
+        y, ctx = batch_norm(x, gamma, beta, **arguments)
+        if running is not None:  # and training: evaluation normalises by them instead
+            running.update(ctx.moments)
+        self._forward.keep(lambda dy: batch_norm_backward(dy, ctx))
+        return y
 
     def _normalise_by_running(
         self, running: RunningStats, x: NDArray[Any], arguments: dict[str, Any]

@@ -122,7 +122,8 @@ class LastAxesNorm(SampleNorm):
         if x.shape[-len(shape) :] != shape:
             expected = ", ".join(("...", *map(str, shape)))
             raise ValueError(f"{name}: x has shape {x.shape}, expected ({expected})")
-        return self._normalise(x, residual, axis=tuple(range(-len(shape), 0)))
+        y = self._normalise(x, residual, axis=tuple(range(-len(shape), 0)))
+        return self._run_hooks((x, residual), y) if self._hooks else y
 
 
 class ChannelNorm(SampleNorm):
@@ -159,7 +160,8 @@ class ChannelNorm(SampleNorm):
         # Forgotten first, so that its x can be freed before y takes memory.
         self._forward.forget()
         check_channels(type(self).__name__, x, self._axis, self._shape[0])
-        return self._normalise(x, residual, axis=self._axis)
+        y = self._normalise(x, residual, axis=self._axis)
+        return self._run_hooks((x, residual), y) if self._hooks else y
 
 
 def _sizes(operation: str, shape: Any) -> tuple[int, ...]:
