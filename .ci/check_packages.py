@@ -16,7 +16,7 @@ SDIST_ROOT = {
 }
 SUFFIXES = {
     *(".c", ".cpp", ".h", ".cu", ".cuh", ".rs", ".cmake", ".map", ".txt"),
-    *(".py", ".pyi", ".sh", ".typed", ".md", ".json", ".toml", ".png", ".svg", ".npz"),
+    *(".py", ".pyi", ".sh", ".typed", ".html", ".md", ".json", ".toml", ".png", ".svg", ".npz"),
 }
 NO_SUFFIX = {"LICENSE", "PKG-INFO", "py.typed", ".clang-format", ".clang-tidy", ".gitignore"}
 LARGEST_WHEEL = 5_000_000  # bytes
@@ -52,7 +52,7 @@ def check_wheel(path: Path, root: Path) -> list[str]:
     sources = {
         f"bnfast/{p.relative_to(root / 'python/bnfast').as_posix()}"
         for p in (root / "python/bnfast").rglob("*")
-        if p.suffix in {".py", ".pyi", ".typed"} or p.name == "py.typed"
+        if p.suffix in {".py", ".pyi", ".typed", ".html"} or p.name == "py.typed"
     }
     libraries = {n for n in package if re.fullmatch(r"bnfast/lib/libbnfast\.so\.\d+", n)}
     sources |= {f"bnfast/include/bnfast/{p.name}" for p in (root / "cpp/include/bnfast").iterdir()}

@@ -1,0 +1,45 @@
+"""The HTML page of a recording: the template `page.html` with the numbers put into it."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from bnfast.viz.records import QUANTILES, QUANTITIES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bnfast.viz.records import Record
+
+
+def render(title: str, recorded: Mapping[str, Sequence[Record]]) -> str:
+    """Return the page of these layers, of which each has a record."""
+    data = {
+        "quantiles": QUANTILES,
+        "quantities": QUANTITIES,
+        "layers": [
+            {"name": name, "records": [_rounded(record.to_json()) for record in records]}
+            for name, records in recorded.items()
+        ],
+    }
+    # A script ends at the first "</script>", whatever it stands in: no "<" may come from outside.
+    script = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    template = files("bnfast.viz").joinpath("page.html").read_text(encoding="utf-8")
+    page = template.replace("{{title}}", html.escape(title))
+    before, after = page.split("/*recording*/")
+    return before + script + after
+
+
+def _rounded(value: Any) -> Any:
+    """Return JSON with numbers of seven digits, as float32 has them."""
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value
