@@ -1,0 +1,1 @@
+"""Recordings of batch norms in training: their numbers, pictures, files and page."""
