@@ -154,7 +154,7 @@ def check_relations(checks: Checks, x: np.ndarray) -> None:
     ]:
         error = np.abs(left - right).max()
         checks(error < 1e-12, f"not so: {claim} ({error:.1e})")
-        rows.append([claim, f"{error:.0e}"])
+        rows.append([claim, f"{error:.0e}" if error else "0"])
     table(["identity", "largest difference"], rows, title="Where the axes are the same")
 
 
@@ -245,8 +245,9 @@ def draw_curves(options: argparse.Namespace, results: dict[str, Runs]) -> None:
                 )
             axis.set(title=f"{kind}, batches of {size}", xlabel="epoch", yscale="log")
             axis.yaxis.set_major_formatter("{x:g}")
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axes[row, 0].set_ylabel("test error, %")
-        axes[row, -1].legend(loc="upper right", fontsize=9)
+        axes[row, -1].legend(loc="lower left" if row == 0 else "upper right", fontsize=8)
     save(
         figure,
         options.out,

@@ -11,7 +11,7 @@ norm (variance_shift.py). docs/lectures/dropout.md says what the pictures show.
 from __future__ import annotations
 
 import argparse
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from lab import (
@@ -169,7 +169,7 @@ class DropConnect(Linear):
 def build(place: Place, rate: float, rng: np.random.Generator) -> Network:
     """Two hidden layers; what is dropped is the input of the last two layers, or their weights."""
     weights = he(rng, UNITS, 64), he(rng, UNITS, UNITS), glorot(rng, 10, UNITS)
-    layers = [Linear(weights[0], bias=True)]
+    layers: list[Any] = [Linear(weights[0], bias=True)]
     for weight in weights[1:]:
         layers.append(Relu())
         if place == "units":
@@ -195,13 +195,12 @@ def train_few(place: Place, rate: float, seed: int, epochs: int) -> list[float]:
 
 def sweep_rates(checks: Checks, options: argparse.Namespace) -> None:
     """Train at each rate, units and weights dropped; report the gap between training and test."""
-    results = {}
+    results: dict[tuple[str, float], np.ndarray] = {}
     for place in ("units", "weights"):
         for rate in tqdm(RATES, desc=f"{place} dropped", unit="rate"):
-            runs = [
-                train_few(place, rate, seed, options.sweep_epochs) for seed in range(options.seeds)
-            ]
-            results[place, rate] = np.array(runs)
+            results[place, rate] = np.array(
+                [train_few(place, rate, k, options.sweep_epochs) for k in range(options.seeds)]
+            )
     rows = []
     for (place, rate), runs in results.items():
         gain = runs[:, 1] - results[place, 0.0][:, 1]  # seed by seed: same data, same weights

@@ -49,12 +49,12 @@ def variance_ratios(network: Network, x: np.ndarray, rate: float) -> list[np.nda
 
     Measured is the running variance over that of the same units at test. By formula, with the
     independent entries of an inverted mask, which have mean 1 and variance rate / keep,
-    u = drop(z):    Var u = Var z + rate / keep E z^2                 (Li et al. 2019, eq. 9)
+    u = drop(z):    Var u = Var z + rate / keep E z^2                 (Li et al. 2019)
     u = W drop(a):  Var u = Var (W a) + rate / keep sum_i W_i^2 E a_i^2
     with the mean and variance of z and a that the layer meets at test.
     """
     ratios = []
-    noise = 0.0  # what dropout would add to the variance of this layer's output, a unit
+    noise: Any = 0.0  # what dropout would add to the variance of this layer's output, a unit
     for layer in network.layers:
         if hasattr(layer, "train"):
             layer.train(False)
@@ -141,8 +141,6 @@ def draw_ratios(
         limits = [0.9, 1.1 * max(formula.max() for _, formula in layers)]
         axis.plot(limits, limits, color="0.4", linewidth=1, label="formula")
         axis.set(
-            xscale="log",
-            yscale="log",
             xlabel="ratio by the formula",
             ylabel="running variance / variance at test",
             title=f"each unit, dropout {order}",
@@ -159,6 +157,7 @@ def draw_ratios(
             range(1, 9), np.median(medians, axis=0), "o-", color=colour, label=f"{order}, {rate}"
         )
     axes[0, 2].set(yscale="log", xlabel="hidden layer", title="8 hidden layers, median unit")
+    axes[0, 2].yaxis.set_major_formatter("{x:g}")
     axes[0, 2].legend()
     save(
         figure,
