@@ -1,0 +1,372 @@
+"""The statistics that batch norm may use at test time, and how far each is from the truth.
+
+    python examples/lectures/evaluation.py            # half a minute; pictures in lectures_output/
+    python examples/lectures/evaluation.py --quick    # a few seconds
+
+One network is trained while every kind of running statistics looks on, then tested with each of
+them, one sample at a time, and with the statistics of test batches. Last, the variance within a
+batch is compared with that of all samples. docs/lectures/evaluation.md says what comes out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from itertools import chain, count, islice
+from typing import Any
+
+import numpy as np
+from lab import (
+    PALETTE,
+    Checks,
+    Data,
+    arguments,
+    digits,
+    mean_spread,
+    new_figure,
+    percent,
+    plot_band,
+    run,
+    save,
+    table,
+)
+from networks import Network, batches, build_network, evaluate, reestimated, train_step
+from optimisers import SGD
+from tqdm import tqdm
+
+import bnfast
+
+BATCH_SIZE = 60  # samples
+SIZES = (64, 100, 100, 100, 10)  # features at each step: three hidden layers
+STEPS = (1, 2, 3, 5, 8, 13, 20, 32, 50, 80, 130, 200, 320, 500, 800)  # where it is tested
+TEST_BATCHES = (1, 2, 5, 20, 60, 360)  # samples
+VARIANCE_BATCHES = (2, 3, 5, 10, 20, 60, 200)  # samples
+
+
+def darknet(num_features: int) -> bnfast.BatchNorm:
+    """Return the layer of Darknet, whose rolling variance starts from 0 and not from 1."""
+    layer = bnfast.BatchNorm.from_preset("darknet", num_features)
+    layer.running.var = np.zeros(num_features, np.float32)
+    return layer
+
+
+WAYS: dict[str, Callable[[int], bnfast.BatchNorm]] = {
+    "average, momentum 0.5": lambda n: bnfast.BatchNorm(n, momentum=0.5),
+    "average, momentum 0.1": lambda n: bnfast.BatchNorm(n, momentum=0.1),
+    "average, momentum 0.01": lambda n: bnfast.BatchNorm(n, momentum=0.01),
+    "average, momentum 0.001": lambda n: bnfast.BatchNorm(n, momentum=0.001),
+    "Darknet's rolling": darknet,  # as momentum 0.01, but from 0
+    "cumulative": lambda n: bnfast.BatchNorm(n, running_mode="cumulative"),
+    "population, gathered": lambda n: bnfast.BatchNorm(n, running_mode="population"),
+}
+REESTIMATED = "population, re-estimated"  # with fixed weights, behind the training
+TRUTH = "truth"
+COLOURS = dict(zip([*WAYS, REESTIMATED], [*PALETTE, PALETTE[2]], strict=True))
+STYLES = {REESTIMATED: "--", "cumulative": "--", "population, gathered": ":"}
+
+
+class Gathering(bnfast.RunningStats):
+    """Running statistics that pass the moments of every batch on to other layers."""
+
+    def __init__(self, layers: list[bnfast.BatchNorm]) -> None:
+        super().__init__(layers[0].num_features)
+        self.layers = layers
+
+    def update(self, moments: bnfast.Moments) -> None:
+        """Take the moments of one batch in."""
+        super().update(moments)
+        for layer in self.layers:
+            layer.running.update(moments)
+
+
+def replaced(network: Network, norms: list[bnfast.BatchNorm]) -> Network:
+    """Return the network with other norms, which take over gamma and beta."""
+    rest = iter(norms)
+    layers = [next(rest) if isinstance(a, bnfast.BatchNorm) else a for a in network.layers]
+    for norm, old in zip(norms, network.of_type(bnfast.BatchNorm), strict=True):
+        norm.gamma, norm.beta = old.gamma, old.beta
+    return Network(layers)
+
+
+def true_moments(network: Network, x: np.ndarray, parts: int = 8) -> list[bnfast.Moments]:
+    """Return the moments of each norm's input over all of `x`, merged from those of its parts."""
+    found = []
+    for layer in network.layers:
+        if isinstance(layer, bnfast.BatchNorm):
+            empty = bnfast.Moments.empty(layer.num_features)
+            found.append(sum((bnfast.moments(z) for z in np.array_split(x, parts)), start=empty))
+            x, _ = bnfast.batch_norm(x, layer.gamma, layer.beta, eps=layer.eps, stats=found[-1])
+        else:
+            x = layer(x)
+    return found
+
+
+def distance(network: Network, truth: list[bnfast.Moments]) -> float:
+    """Return how far mean and deviation are from the truth, in true standard deviations.
+
+    For one unit it is sqrt((mean - true mean)^2 + (std - true std)^2) / true std: the 2-Wasserstein
+    distance of two normal distributions. Over the units it is the root of the mean square.
+    """
+    squares = []
+    for norm, true in zip(network.of_type(bnfast.BatchNorm), truth, strict=True):
+        off = np.square(norm.running.mean - true.mean)
+        off += np.square(np.sqrt(norm.running.var) - true.std())
+        squares.append(off / true.var())
+    return float(np.sqrt(np.mean(squares)))
+
+
+def follow(options: argparse.Namespace, seed: int, data: Data) -> tuple[Network, dict[str, Any]]:
+    """Train; at certain steps, return test accuracy and distance to the truth of each way."""
+    network = build_network(SIZES, rng=np.random.default_rng(seed), norm=bnfast.BatchNorm)
+    own = network.of_type(bnfast.BatchNorm)
+    ways = {name: [make(norm.num_features) for norm in own] for name, make in WAYS.items()}
+    for index, norm in enumerate(own):
+        norm.running = Gathering([layers[index] for layers in ways.values()])
+    optimiser, rng = SGD(options.rate), np.random.default_rng(seed)
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in (*WAYS, REESTIMATED, TRUTH)}
+    epochs = (batches(len(data.x_train), BATCH_SIZE, rng) for _ in count())
+    for step, batch in enumerate(islice(chain.from_iterable(epochs), options.steps), 1):
+        train_step(network, optimiser, data.x_train[batch], data.y_train[batch])
+        if step in STEPS:
+            truth = true_moments(network, data.x_train)
+            tested = {name: replaced(network, layers) for name, layers in ways.items()}
+            tested[REESTIMATED] = reestimated(network, data.x_train, BATCH_SIZE)
+            tested[TRUTH] = reestimated(network, data.x_train)
+            for name, candidate in tested.items():
+                accuracy = evaluate(candidate, data.x_test, data.y_test)[1]
+                seen[name].append((accuracy, distance(candidate, truth)))
+    return network, seen
+
+
+def report_steps(options: argparse.Namespace, checks: Checks) -> list[tuple[Network, Data]]:
+    """Print and draw every way against the steps; return the trained networks."""
+    trained, runs = [], []
+    for seed in tqdm(range(options.seeds), desc="training", unit="seed"):
+        data = digits(seed)
+        network, seen = follow(options, seed, data)
+        trained.append((network, data))
+        runs.append(seen)
+    steps = [step for step in STEPS if step <= options.steps]
+    shown = [step for step in (1, 20, 80, 200, 800) if step <= options.steps]
+    figure, axes = new_figure(1, 2, width=11.0, height=4.6)
+    rows = []
+    for name in (*WAYS, REESTIMATED, TRUTH):
+        values = np.array([seen[name] for seen in runs])  # seeds, steps, (accuracy, distance)
+        at = [values[:, steps.index(step)] for step in shown]
+        accuracies = [f"{100 * a[:, 0].mean():.1f} %" for a in at[:-1]] + [percent(at[-1][:, 0])]
+        rows.append((name, *accuracies, *(f"{a[:, 1].mean():.1g}" for a in at)))
+        if name in COLOURS:
+            style = STYLES.get(name, "-")
+            plot_band(axes[0, 0], steps, 100 * values[:, :, 0], COLOURS[name], name, style)
+            plot_band(axes[0, 1], steps, values[:, :, 1], COLOURS[name], name, style)
+    check_steps(runs, checks)
+    headers = [f"step {step}" for step in shown]
+    title = "Test accuracy, and distance to the true statistics in standard deviations"
+    table(("statistics", *headers, *headers), rows, title=title)
+    axes[0, 0].set(xscale="log", xlabel="Training steps", ylabel="Test accuracy (%)", ylim=(0, 102))
+    axes[0, 1].set(xscale="log", yscale="log", xlabel="Training steps")
+    axes[0, 1].set(ylabel="Distance to the truth (standard deviations)")
+    axes[0, 1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save(
+        figure,
+        options.out,
+        "evaluation_steps",
+        title="One network, tested with each kind of statistics",
+        caption=f"Digits, batches of {BATCH_SIZE}, SGD at rate {options.rate:g}. Lines: means of "
+        "the seeds; bands: from the lowest to the highest.\nThe truth: mean and standard deviation "
+        "of all training samples under the weights of that step. The "
+        "lines of cumulative and of population, gathered, lie on each other.",
+    )
+    return trained
+
+
+def check_steps(runs: list[dict[str, Any]], checks: Checks) -> None:
+    """Check the distances that must come out, whatever the network learns."""
+    for seen in runs:
+        final = {name: values[-1] for name, values in seen.items()}
+        off = final[TRUTH][1]
+        checks(off < 1e-5, f"merged moments differ from those of one pass by {off:.0e} deviations")
+        checks(final[REESTIMATED][1] < 0.1, "re-estimated statistics are far from the truth")
+        accuracy = final["average, momentum 0.1"][0]
+        checks(accuracy > 0.85, f"test accuracy is {100 * accuracy:.1f} % only")
+        # After one step Darknet's variance is a hundredth of the batch's, plus nothing.
+        off = seen["Darknet's rolling"][0][1]
+        checks(off > 0.85, f"Darknet's start from 0 is only {off:.2f} deviations off")
+
+
+def answers(network: Network, x: np.ndarray, size: int, order: np.ndarray) -> np.ndarray:
+    """Return the class given to each sample by the statistics of test batches in this order."""
+    given = np.empty(len(x), np.int64)
+    for start in range(0, len(x), size):
+        batch = order[start : start + size]
+        given[batch] = network.forward(x[batch], training=True).argmax(axis=1)
+    return given
+
+
+def report_test_batches(
+    options: argparse.Namespace, trained: list[tuple[Network, Data]], checks: Checks
+) -> None:
+    """Answer with the statistics of test batches, and one sample at a time."""
+    found: dict[int, list[tuple[float, float]]] = {size: [] for size in TEST_BATCHES}
+    running = []
+    for seed, (network, data) in enumerate(trained):
+        tested = reestimated(network, data.x_train)  # the present network goes on unchanged
+        x, labels = data.x_test, data.y_test
+        together = tested.forward(x, training=False)
+        alone = np.concatenate([tested.forward(sample[None], training=False) for sample in x])
+        off = np.abs(alone - together).max() / np.abs(together).max()
+        checks(off < 1e-5, f"alone, a sample's logits differ by {off:.0e} of the largest")
+        running.append(float(np.mean(together.argmax(axis=1) == labels)))
+        logits = [tested.forward(sample[None], training=True) for sample in x[:20]]
+        checks(bool(np.ptp(logits, axis=0).max() == 0), "a batch of one says more than beta")
+        rng = np.random.default_rng(seed)
+        for size in TEST_BATCHES:
+            # Two orders: the same samples, but other companions.
+            orders = [rng.permutation(len(x)) for _ in range(2)]
+            first, second = (answers(tested, x, size, order) for order in orders)
+            found[size].append((float(np.mean(first == labels)), float(np.mean(first != second))))
+    rows: list[tuple[str, str, str]] = []
+    for size, pairs in found.items():
+        accuracies, changed = np.array(pairs).T
+        rows.append((f"batch of {size}", percent(accuracies), percent(changed)))
+    rows.append(("population, one at a time or all", percent(running), "0.0 %"))
+    title = "At test time: the answers that the statistics of a test batch give"
+    table(("statistics", "test accuracy", "changed by other companions"), rows, title=title)
+
+
+def batch_variances(
+    network: Network, x: np.ndarray, size: int, draws: int, rng: np.random.Generator, **kind: bool
+) -> list[np.ndarray]:
+    """Return the biased variance of every drawn batch, (draws, units), for each norm's input.
+
+    The layers below normalise by the batch, too, as they do in training.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in network.of_type(bnfast.BatchNorm)]
+    for _ in range(draws):
+        a = x[rng.choice(len(x), size, **kind)]
+        index = 0
+        for layer in network.layers[:-1]:
+            if isinstance(layer, bnfast.BatchNorm):
+                a, ctx = bnfast.batch_norm(a, layer.gamma, layer.beta, eps=layer.eps)
+                found[index].append(ctx.moments.var())
+                index += 1
+            else:
+                a = layer(a)
+    return [np.array(variances) for variances in found]
+
+
+def report_variances(
+    options: argparse.Namespace, trained: list[tuple[Network, Data]], checks: Checks
+) -> None:
+    """Compare m / (m - 1) E(var_B) with the variance of all samples, over batch sizes m."""
+    network, data = trained[0]
+    truth = [moments.var() for moments in true_moments(network, data.x_train)]
+    rng, samples = np.random.default_rng(0), len(data.x_train)
+    rows, biased, corrected = [], [], []
+    for size in tqdm(VARIANCE_BATCHES, desc="variances", unit="batch size"):
+        cells = [f"{size}", f"{(size - 1) / size:.4f}"]
+        for replace, true_ratio in ((True, 1.0), (False, samples / (samples - 1))):
+            x = data.x_train
+            drawn = batch_variances(network, x, size, options.draws, rng, replace=replace)
+            # One number a draw and layer: the mean over the units of var_B / the true variance.
+            ratios = np.array([(d / t).mean(axis=1) for d, t in zip(drawn, truth, strict=True)])
+            means = ratios.mean(axis=1)
+            errors = ratios.std(axis=1, ddof=1) / np.sqrt(options.draws)
+            scale = size / (size - 1)
+            off = abs(scale * means[0] - true_ratio) / (scale * errors[0])
+            checks(off < 6, f"E(var_B) of {size} is {off:.0f} standard errors off (layer 1)")
+            cells += [f"{means[0]:.4f}", f"{scale * means[0]:.4f} ± {scale * errors[0]:.4f}"]
+        # Without replacement, as in training, to the end.
+        cells += [f"{scale * mean:.3f}" for mean in means[1:]]
+        rows.append(cells)
+        biased.append(means)
+        corrected.append(scale * means)
+    headers = ["m", "(m-1)/m", "E(var_B), replaced", "times m/(m-1)", "E(var_B), not replaced"]
+    headers += ["times m/(m-1)", "layer 2, times m/(m-1)", "layer 3, times m/(m-1)"]
+    title = f"Variance within batches of m, in units of that of all {samples} samples"
+    table(headers, rows, title=title)
+    check_exactly(network.layers[0](data.x_train), checks)
+    figure, axes = new_figure(1, 2, height=4.0)
+    for layer in range(3):
+        shown = {"color": PALETTE[layer], "label": f"layer {layer + 1}"}
+        axes[0, 0].plot(VARIANCE_BATCHES, [means[layer] for means in biased], "o-", **shown)
+        axes[0, 1].plot(VARIANCE_BATCHES, [means[layer] for means in corrected], "o-", **shown)
+    theory = [(size - 1) / size for size in VARIANCE_BATCHES]
+    axes[0, 0].plot(VARIANCE_BATCHES, theory, "k--", label="(m - 1) / m")
+    axes[0, 1].axhline(1.0, color="k", linestyle="--")
+    axes[0, 0].set(ylabel="E(var_B) / variance of all", title="Biased, as batch norm uses it")
+    axes[0, 1].set(ylabel="m / (m - 1) E(var_B) / variance of all", title="Times m / (m - 1)")
+    for axis in axes[0]:
+        axis.set(xscale="log", xlabel="Batch size m (samples)")
+    axes[0, 0].legend()
+    save(
+        figure,
+        options.out,
+        "evaluation_variance",
+        title="The variance within a batch",
+        caption=f"Means over {options.draws} random batches and 100 units, one trained network. "
+        "Only layer 1 sees inputs that do not depend on the batch.",
+    )
+
+
+def check_exactly(z: np.ndarray, checks: Checks) -> None:
+    """Check what holds exactly for the batches of a finite set, and print the errors."""
+    z = z.astype(np.float64)[:200]
+    whole = bnfast.moments(z)
+    # All pairs without replacement, each pair a channel: no Monte Carlo.
+    pairs = np.array(np.triu_indices(len(z), 1))
+    within = bnfast.moments(z[pairs].reshape(2, -1)).var().reshape(-1, z.shape[1])
+    pairs_off = np.abs(2 * within.mean(axis=0) / whole.var(1) - 1).max()
+    # An epoch of equal batches: variance of all = mean of the variances + variance of the means.
+    parts = [bnfast.moments(part) for part in np.split(z, 20)]
+    total = np.mean([m.var() for m in parts], axis=0) + np.var([m.mean for m in parts], axis=0)
+    total_off = np.abs(total / whole.var() - 1).max()
+    merged = sum(parts, start=bnfast.Moments.empty(z.shape[1]))
+    merged_off = np.abs(merged.var() / whole.var() - 1).max()
+    for name, off in (
+        ("all pairs: 2 E(var_B) = N / (N - 1) var", pairs_off),
+        ("an epoch: E(var_B) + var of the means = var", total_off),
+        ("an epoch: merged moments = var", merged_off),
+    ):
+        print(f"{name}: largest relative error {off:.0e}")
+        checks(off < 1e-10, f"{name} does not hold: {off:.0e}")
+
+
+def report_gathering(trained: list[tuple[Network, Data]]) -> None:
+    """Re-estimate with fixed weights, over batch sizes: averages of batches against all merged."""
+    rows = []
+    kinds = {
+        "average of biased variances": {"running_mode": "cumulative", "correction": 0},
+        "average of unbiased variances": {"running_mode": "cumulative", "correction": 1},
+        "population": {"running_mode": "population", "correction": 0},
+    }
+    for size in (2, 5, 60):
+        for name, kind in kinds.items():
+            found = []
+            for network, data in trained:
+                norms = network.of_type(bnfast.BatchNorm)
+                empty = [bnfast.BatchNorm(norm.num_features, **kind) for norm in norms]
+                tested = replaced(network, empty)
+                for start in range(0, len(data.x_train), size):
+                    tested.forward(data.x_train[start : start + size], training=True)
+                off = distance(tested, true_moments(network, data.x_train))
+                found.append((off, evaluate(tested, data.x_test, data.y_test)[1]))
+            off, accuracy = np.array(found).T
+            rows.append((name, f"{size}", mean_spread(off, 3), percent(accuracy)))
+    title = "One pass over the training samples with fixed weights, in batches of m"
+    table(("statistics", "m", "distance", "test accuracy"), rows, title=title)
+
+
+def lecture(checks: Checks) -> None:
+    """Train and watch, then test."""
+    full = {"seeds": 5, "steps": 800, "rate": 1.0, "draws": 2000}
+    quick = {"seeds": 1, "steps": 200, "draws": 200}
+    options = arguments("Statistics for batch norm at test time.", quick=quick, full=full)
+    trained = report_steps(options, checks)
+    report_test_batches(options, trained, checks)
+    report_gathering(trained)
+    report_variances(options, trained, checks)
+
+
+if __name__ == "__main__":
+    run(lecture)
