@@ -14,6 +14,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,8 @@ from lab import (
     save,
     table,
 )
-from networks import (
-    Network,
-    Relu,
-    batches,
-    build_network,
-    parameters_of,
-    reestimated,
-    softmax_cross_entropy,
-)
+from micro_batches import Gradients, accumulate, accumulate_merged
+from networks import Network, Relu, batches, build_network, reestimated
 from optimisers import SGD
 from tqdm import tqdm
 
@@ -57,7 +51,6 @@ NORMS: dict[str, Callable[[int], Any] | None] = {  # each looks at one sample al
     "layer norm": bnfast.LayerNorm,
     "no norm": None,
 }
-Gradients = list[tuple[np.ndarray, np.ndarray]]  # each parameter with its gradient
 Arrange = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -101,74 +94,11 @@ SETTINGS = {  # each control before the case that it stands beside
 }
 
 
-def accumulate(
-    network: Network, x: np.ndarray, labels: np.ndarray, size: int, *, training: bool = True
-) -> Gradients:
-    """Return the gradients over all of `x`, added up over micro-batches one after another.
-
-    Not in training mode, the running statistics normalise: constants to backward, frozen.
-    """
-    total: Gradients = []
-    for start in range(0, len(x), size):
-        part = slice(start, start + size)
-        logits = network.forward(x[part], training=training)
-        network.backward(share_of_gradient(logits, labels[part], len(x)))
-        parts = [(parameter, gradient.copy()) for parameter, gradient in network.parameters()]
-        for (_, sum_), (_, gradient) in zip(total, parts, strict=False):
-            sum_ += gradient
-        total = total or parts
-    return total
-
-
-def accumulate_merged(network: Network, x: np.ndarray, labels: np.ndarray, size: int) -> Gradients:
-    """Return the same, with batch norm over the moments of all micro-batches, merged.
-
-    It is what synchronised batch norm does over several machines. All micro-batches go through the
-    network side by side: a norm waits for the moments of every one of them.
-    """
-    cuts = range(size, len(x), size)
-    parts, tape = np.split(x, cuts), []  # the tape: what backward needs of each layer and part
-    for layer in network.layers:
-        if isinstance(layer, bnfast.BatchNorm):
-            empty = bnfast.Moments.empty(layer.num_features)
-            stats = sum((bnfast.moments(part) for part in parts), start=empty)
-            layer.running.update(stats)
-            normalise = partial(bnfast.batch_norm, eps=layer.eps, stats=stats)
-            parts, kept = zip(*[normalise(a, layer.gamma, layer.beta) for a in parts], strict=True)
-        else:
-            kept = [copy.copy(layer) for _ in parts]  # they share weights, not activations
-            parts = [replica(part) for replica, part in zip(kept, parts, strict=True)]
-        tape.append((layer, kept))
-    pairs = zip(parts, np.split(labels, cuts), strict=True)
-    dys = [share_of_gradient(logits, targets, len(x)) for logits, targets in pairs]
-    found: list[Gradients] = []  # last layer first
-    for layer, kept in reversed(tape):
-        pairs = list(zip(dys, kept, strict=True))
-        if isinstance(layer, bnfast.BatchNorm):
-            empty = bnfast.GradientSums.empty(layer.num_features)
-            sums = sum((bnfast.batch_norm_backward_sums(*pair) for pair in pairs), start=empty)
-            grads = [bnfast.batch_norm_backward(*pair, sums=sums) for pair in pairs]
-            dys = [grad.dx for grad in grads]
-            own = [[(layer.gamma, grad.dgamma), (layer.beta, grad.dbeta)] for grad in grads]
-        else:
-            dys = [replica.backward(dy) for dy, replica in pairs]
-            own = [list(parameters_of(replica)) for replica in kept]
-        by_parameter = zip(*own, strict=True)
-        found.append([(same[0][0], np.sum([g for _, g in same], axis=0)) for same in by_parameter])
-    return [pair for layer in reversed(found) for pair in layer]
-
-
 def accumulator(method: str) -> Callable[..., Gradients]:
     """Return what adds the gradients of micro-batches up."""
     if method == MERGED:
         return accumulate_merged
     return partial(accumulate, training=method not in FROZEN)
-
-
-def share_of_gradient(logits: np.ndarray, labels: np.ndarray, samples: int) -> np.ndarray:
-    """Return what a micro-batch adds to the gradient of the mean loss over so many samples."""
-    _, dlogits = softmax_cross_entropy(logits, labels)
-    return dlogits * (len(logits) / samples)
 
 
 def accuracy(
@@ -291,13 +221,12 @@ def report_sizes(options: argparse.Namespace, checks: Checks) -> None:
         lowest = 0.5 if method == FROZEN_ONCE else 0.8
         checks(min(found) > lowest, f"{method} reaches {100 * min(found):.1f} % only")
     figure, axes = new_figure(1, 2, width=11.0, height=4.2)
+    flat_colours = (*PALETTE[2:5], "k", "0.45", "0.75")
     for axis in axes[0]:
         for colour, (mode, label) in zip((WITH, "#56B4E9", WITHOUT), modes.items(), strict=True):
             shown = 100 * values[mode].T
             plot_band(axis, MICRO_SIZES, shown, colour, f"batch norm, {label}")
-        for (method, found), colour in zip(
-            others.items(), (*PALETTE[2:5], "k", "0.4"), strict=False
-        ):
+        for colour, (method, found) in zip(flat_colours, others.items(), strict=True):
             axis.axhline(100 * np.mean(found), color=colour, linestyle="--", label=method)
         axis.set(xscale="log", xticks=MICRO_SIZES, xlabel="Samples normalised together, m")
         axis.set_xticks(MICRO_SIZES, [str(size) for size in MICRO_SIZES])
@@ -337,11 +266,10 @@ def report_settings(options: argparse.Namespace, checks: Checks) -> None:
     names = list(SETTINGS)
     for axis, pair in zip(axes[0], (names[:2], names[2:]), strict=True):
         for name, colour, marker in zip(pair, (WITH, WITHOUT), "os", strict=True):
-            for row, method in enumerate(methods):
-                values = 100 * tests[name, method]
-                axis.plot(values, np.full(len(values), row), marker, color=colour, alpha=0.35)
-                label = name if row == 0 else None
-                axis.plot(values.mean(), row, marker, color=colour, markersize=9, label=label)
+            rows = np.arange(len(methods)) + (0.15 if colour == WITHOUT else -0.15)
+            values = 100 * np.array([tests[name, method] for method in methods])
+            axis.plot(values, rows, marker, color=colour, alpha=0.35)
+            axis.plot(values.mean(axis=1), rows, marker, color=colour, markersize=9, label=name)
         axis.set(xlabel="Test accuracy (%)", yticks=range(len(methods)), yticklabels=methods)
         axis.legend(fontsize=8, loc="lower left")
     axes[0, 0].invert_yaxis()
@@ -372,25 +300,30 @@ def rotated(data: Data) -> Data:
 def report_fine_tuning(options: argparse.Namespace, checks: Checks) -> None:
     """Train on upright digits in batches of 60, then go on with turned ones, two at a time."""
     cases = {"batch of 60": (BATCH_NORM, 60), "micro-batches of 2": (BATCH_NORM, 2)}
-    cases |= {f"micro-batches of 2, {method}": (method, 2) for method in (FROZEN_ONCE, REFROZEN)}
-    found: dict[str, list[float]] = {name: [] for name in ("before", *cases)}
+    cases |= {f"micro-batches of 2, {method}": (method, 2) for method in FROZEN}
+    rates = (options.rate, options.rate / 10)
+    found: dict[tuple[str, float], list[float]] = {}
     for seed in tqdm(range(options.seeds), desc="fine-tuning", unit="seed"):
         data, rng = digits(seed), np.random.default_rng(seed)
         network = build_network(SIZES, rng=rng, norm=bnfast.BatchNorm, activation=Relu)
         network = train(network, data, rng, BATCH_NORM, Setting(60), options)
         turned = rotated(data)
-        found["before"].append(accuracy(network, turned.x_test, turned.y_test))
-        for name, (method, size) in cases.items():
+        for rate, (name, (method, size)) in product(rates, cases.items()):
             tuned = copy.deepcopy(network)  # with its running statistics: those are frozen
-            tuned = train(
-                tuned, turned, np.random.default_rng(seed), method, Setting(size), options
-            )
-            found[name].append(accuracy(tuned, turned.x_test, turned.y_test))
-    rows = [(name, percent(values)) for name, values in found.items()]
+            slower = argparse.Namespace(rate=rate, epochs=options.epochs)
+            with np.errstate(all="ignore"):  # one of them may diverge
+                tuned = train(tuned, turned, rng, method, Setting(size), slower)
+                result = accuracy(tuned, turned.x_test, turned.y_test)
+            found.setdefault((name, rate), []).append(result)
+        found.setdefault(("before", 0), []).append(accuracy(network, turned.x_test, turned.y_test))
+    rows = [(name, *(percent(found[name, rate]) for rate in rates)) for name in cases]
+    rows.insert(0, ("before", *2 * [percent(found["before", 0])]))
     title = f"Fine-tuning on turned digits for {options.epochs} epochs: accuracy on turned digits"
-    table(("", "test mode"), rows, title=title)
-    gain = np.mean(found[list(cases)[2]]) - np.mean(found["micro-batches of 2"])
-    checks(bool(gain > 0.02), f"frozen statistics gain {100 * gain:.1f} % only in fine-tuning")
+    table(("", *(f"rate {rate:g}" for rate in rates)), rows, title=title)
+    for rate in rates:
+        gain = np.mean(found[f"micro-batches of 2, {REFROZEN}", rate])
+        gain -= np.mean(found["micro-batches of 2", rate])
+        checks(bool(gain > 0.02), f"frozen statistics gain {100 * gain:.1f} % only at rate {rate}")
 
 
 def lecture(checks: Checks) -> None:
