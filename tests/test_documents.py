@@ -58,11 +58,21 @@ def test_files_that_are_named_exist(page):
         assert (ROOT / path).exists(), path
 
 
-def test_every_page_and_picture_of_docs_is_in_the_index():
-    index = ROOT / "docs" / "README.md"
-    linked = {(index.parent / link).resolve() for link in links(index)}
-    found = [p for p in index.parent.rglob("*") if p.suffix in (".md", ".png", ".svg")]
-    assert set(found) - {index} <= linked
+def linked_from(*pages: Path) -> set[Path]:
+    return {(page.parent / link).resolve() for page in pages for link in links(page)}
+
+
+@pytest.mark.parametrize("folder", ["docs", "docs/lectures"])
+def test_every_page_of_docs_is_in_the_index_of_its_folder(folder):
+    index = ROOT / folder / "README.md"
+    assert set((ROOT / folder).glob("*.md")) - {index} <= linked_from(index)
+
+
+def test_every_picture_of_docs_is_in_the_index_or_on_the_page_of_a_lecture():
+    pictures = [p for p in (ROOT / "docs/img").rglob("*") if p.suffix in (".png", ".svg")]
+    assert len(pictures) > 5
+    lectures = (ROOT / "docs/lectures").glob("*.md")
+    assert set(pictures) <= linked_from(ROOT / "docs/README.md", *lectures)
 
 
 def test_the_picture_of_axes_is_what_its_program_draws(tmp_path):
