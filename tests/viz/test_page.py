@@ -117,11 +117,24 @@ def test_another_layer_is_shown_at_the_same_time_of_training(page, recorder):
     assert changed == [True] * 6 + [False] * 2  # gamma and beta of both layers move alike
 
 
+def test_one_channel_is_a_line_through_its_numbers(page, recorder):
+    page.get_by_label("Channels").select_option("3")
+    picture = page.get_by_role("img", name="Mean")
+    drawn = picture.locator("polyline.batch").get_attribute("points").split()
+    heights = np.array([float(point.split(",")[1]) for point in drawn])
+    place = recorder["first"][0].picked.index(3)
+    means = np.array([r.channels["batch_mean"].picked[place] for r in recorder["first"]])
+    assert np.corrcoef(heights, means)[0, 1] < -0.9999  # pixels are counted from above
+    # What was a band is as flat as the line.
+    edges = picture.locator("polygon.batch.outer").get_attribute("points").split()
+    assert sorted(edges) == sorted(2 * drawn)
+
+
 def test_the_keyboard_is_enough(page, recorder):
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowDown")  # the layer
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
+    for _ in ("channels", "play", "step"):
+        page.keyboard.press("Tab")
     page.keyboard.press("End")  # the step
     assert_shows(page, recorder["second"][-1])
 
@@ -145,7 +158,7 @@ def test_a_click_goes_to_the_nearest_record(page, recorder):
 
 def test_a_layer_without_parameters_and_input_that_is_no_number(page, recorder):
     recorded = recorder[STRANGE]
-    options = page.locator("option").evaluate_all("all => all.map(o => o.textContent)")
+    options = page.locator("#layer option").evaluate_all("all => all.map(o => o.textContent)")
     assert options == [*NAMES, STRANGE] and page.title() == "A run <of> tests"
     page.get_by_label("Layer").select_option(index=2)
     assert_shows(page, recorded[0])

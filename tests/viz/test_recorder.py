@@ -218,6 +218,28 @@ def test_a_figure_shows_the_recorded_numbers():
         np.testing.assert_array_equal(line.get_ydata(), expected)
 
 
+def test_a_figure_of_one_channel():
+    pytest.importorskip("matplotlib")
+    recorder = recorded(channels=3)
+    axes = recorder.plot("second", channel=4).axes[1]
+    for line, name in zip(axes.lines, ("batch_mean", "running_mean"), strict=True):
+        expected = [record.channels[name].picked[2] for record in recorder["second"]]
+        np.testing.assert_array_equal(line.get_ydata(), expected)
+    assert not axes.collections
+    with pytest.raises(ValueError, match=r"^Recorder\.plot: channel is 1, expected one of 0, 2, 4"):
+        recorder.plot("second", channel=1)
+
+
+def test_a_figure_of_a_layer_without_parameters():
+    pytest.importorskip("matplotlib")
+    bn = bnfast.BatchNorm(3, affine=False, track_running_stats=False)
+    with bnfast.viz.Recorder().watch(bn) as recorder:
+        bn(batch(0, (8, 3)))
+    figure = recorder.plot("BatchNorm")
+    assert [text.get_text() for text in figure.axes[2].texts] == ["the layer has none"]
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1, 0, 1, 1, 0]
+
+
 def test_bnfast_imports_no_plots_and_viz_no_framework():
     code = "import sys, bnfast; assert 'bnfast.viz' not in sys.modules; import bnfast.viz;"
     code += "print(*{'matplotlib', 'torch', 'jax'} & sys.modules.keys())"

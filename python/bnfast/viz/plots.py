@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +24,8 @@ CAPTION = (
 )
 
 
-def draw_layer(name: str, records: Sequence[Record]) -> Figure:
-    """Return the figure that `Recording.plot` describes; there is at least one record.
+def draw_layer(name: str, records: Sequence[Record], channel: int | None = None) -> Figure:
+    """Return the figure that `Recording.plot` describes, of at least one record.
 
     Examples
     --------
@@ -39,46 +40,58 @@ def draw_layer(name: str, records: Sequence[Record]) -> Figure:
     """
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     ((inputs, means, gammas), (outputs, variances, betas)) = figure.subplots(2, 3, sharex=True)
-    figure.suptitle(name)
+    figure.suptitle(name if channel is None else f"{name}, channel {channel}")
     figure.supxlabel(CAPTION, fontsize="small")
     steps = [record.step for record in records]
     _bands(inputs, steps, [record.input.quantiles for record in records], BATCH)
     _bands(outputs, steps, [record.output.quantiles for record in records], BATCH)
-    _bands_of_channels(means, records, "batch_mean", BATCH, "of the batch")
-    _bands_of_channels(means, records, "running_mean", RUNNING, "running")
-    _bands_of_channels(variances, records, "batch_var", BATCH, "of the batch")
-    _bands_of_channels(variances, records, "running_var", RUNNING, "running")
-    _bands_of_channels(gammas, records, "gamma", BATCH)
-    _bands_of_channels(betas, records, "beta", BATCH)
-    labels = {
-        inputs: ("Input", "x"),
-        outputs: ("Output", "y"),
-        means: ("Mean", "mean of x"),
-        variances: ("Variance", "variance of x"),
-        gammas: ("gamma", "scale"),
-        betas: ("beta", "shift"),
-    }
-    for axes, (title, label) in labels.items():
-        axes.set(title=title, ylabel=label)
-        axes.grid(alpha=0.3)
+    of_channels = partial(_bands_of_channels, records, channel)
+    of_channels(means, "batch_mean", BATCH, "of the batch")
+    of_channels(means, "running_mean", RUNNING, "running")
+    of_channels(variances, "batch_var", BATCH, "of the batch")
+    of_channels(variances, "running_var", RUNNING, "running")
+    of_channels(gammas, "gamma", BATCH)
+    of_channels(betas, "beta", BATCH)
+    _label(inputs, "Input", "x")
+    _label(outputs, "Output", "y")
+    _label(means, "Mean", "mean of x")
+    _label(variances, "Variance", "variance of x")
+    _label(gammas, "gamma", "scale")
+    _label(betas, "beta", "shift")
     for axes in (outputs, variances, betas):
         axes.set_xlabel("step (training calls of the layer)")
-    for axes in (means, variances):
-        axes.legend(fontsize="small")
     if all(min(record.channels["batch_var"].quantiles) > 0 for record in records):
         variances.set_yscale("log")
     return figure
 
 
+def _label(axes: Axes, title: str, label: str) -> None:
+    axes.set(title=title, ylabel=label)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
+
+
 def _bands_of_channels(
-    axes: Axes, records: Sequence[Record], quantity: str, colour: str, label: str | None = None
+    records: Sequence[Record],
+    channel: int | None,
+    axes: Axes,
+    quantity: str,
+    colour: str,
+    label: str | None = None,
 ) -> None:
     there = [record for record in records if quantity in record.channels]
-    if there:
-        quantiles = [record.channels[quantity].quantiles for record in there]
-        _bands(axes, [record.step for record in there], quantiles, colour, label)
-    elif label is None:
-        axes.text(0.5, 0.5, "the layer has none", ha="center", transform=axes.transAxes)
+    if not there:
+        if label is None:
+            axes.text(0.5, 0.5, "the layer has none", ha="center", transform=axes.transAxes)
+        return
+    steps, numbers = zip(*((r.step, r.channels[quantity]) for r in there), strict=True)
+    if channel is None:
+        _bands(axes, steps, [measured.quantiles for measured in numbers], colour, label)
+    else:
+        place = records[0].picked.index(channel)
+        values = [measured.picked[place] for measured in numbers]
+        axes.plot(steps, values, color=colour, linewidth=1.6, label=label)
 
 
 def _bands(

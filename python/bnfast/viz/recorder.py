@@ -48,8 +48,8 @@ class Recorder(Recording):
 
     Notes
     -----
-    Memory: a record has 2 * (bins + 9) + 6 * (channels + 5) numbers at most, some 6 kB as Python
-    keeps them with the defaults, so that a layer takes 2.5 MB at most, however long the training is
+    Memory: a record has 2 * (bins + 9) + 6 * (channels + 5) numbers at most, some 7 kB as Python
+    keeps them with the defaults, so that a layer takes 3 MB at most, however long the training is
     and whatever the sizes of its tensors. A recorder holds on to no tensor.
 
     `close`, or the end of a `with` block, takes the hooks off; what was recorded stays. A copy of a

@@ -51,13 +51,16 @@ class Recording:
             raise KeyError(f"{type(self).__name__}: layer is {layer!r}, expected one of {expected}")
         return tuple(self._records[layer])
 
-    def plot(self, layer: str) -> Figure:
+    def plot(self, layer: str, *, channel: int | None = None) -> Figure:
         """Draw the whole training of one layer with matplotlib (`pip install bnfast[viz]`).
 
         Parameters
         ----------
         layer : str
             Its name.
+        channel : int, optional
+            One of those of which there are single numbers, see `Record.picked`: what is drawn of
+            channels is drawn of this one.
 
         Returns
         -------
@@ -69,11 +72,19 @@ class Recording:
         Raises
         ------
         KeyError or ValueError
-            If there is no such layer, or nothing was recorded of it.
+            If there is no such layer, nothing was recorded of it, or not of this channel.
         """
         from bnfast.viz.plots import draw_layer  # needs matplotlib, nothing else here does
 
-        return draw_layer(layer, self._recorded(layer))
+        records = self[layer]
+        if not records:
+            raise ValueError(f"{type(self).__name__}: no training call of {layer!r} was recorded")
+        if channel is not None and channel not in records[0].picked:
+            expected = ", ".join(map(str, records[0].picked)) or "none, as none was picked"
+            raise ValueError(
+                f"{type(self).__name__}.plot: channel is {channel}, expected one of {expected}"
+            )
+        return draw_layer(layer, records, channel)
 
     def save_page(self, path: str | PathLike[str], *, title: str = "Batch norm at work") -> None:
         """Write one HTML page that shows the recording, step by step and layer by layer.
@@ -120,9 +131,3 @@ class Recording:
         for name, records in saved["layers"].items():
             recording._records[name] = [Record.from_json(record) for record in records]
         return recording
-
-    def _recorded(self, layer: str) -> tuple[Record, ...]:
-        records = self[layer]
-        if not records:
-            raise ValueError(f"{type(self).__name__}: no training call of {layer!r} was recorded")
-        return records
