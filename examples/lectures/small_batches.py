@@ -1,6 +1,6 @@
 """Where batch norm fails, small batches and batches that are not alike, and what helps.
 
-    python examples/lectures/small_batches.py            # two minutes; pictures in lectures_output/
+    python examples/lectures/small_batches.py            # three minutes; pictures in lectures_output/
     python examples/lectures/small_batches.py --quick    # a few seconds
 
 Every step takes the gradient over the same 60 samples, in micro-batches. Networks differ only in
