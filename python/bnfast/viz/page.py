@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfast.viz.records import QUANTILES, QUANTITIES
@@ -28,7 +28,7 @@ def render(title: str, recorded: Mapping[str, Sequence[Record]]) -> str:
     }
     # A script ends at the first "</script>", whatever it stands in: no "<" may come from outside.
     script = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    template = files("bnfast.viz").joinpath("page.html").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     page = template.replace("{{title}}", html.escape(title))
     before, after = page.split("/*recording*/")
     return before + script + after
