@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -102,10 +103,21 @@ def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> b
 
 
 def accuracy(
-    network: nn.Sequential, x: torch.Tensor, labels: torch.Tensor, *, training: bool
+    network: nn.Sequential,
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    training: bool,
+    noise: bool = True,
 ) -> float:
-    """Return the share of right answers: as in training, or in test mode, which has no noise."""
-    network.train(training)
+    """Return the share of right answers, as in training or in test mode, which has no noise.
+
+    Asks a copy: batch norm would count what it sees in training mode as training.
+    """
+    twin = copy.deepcopy(network).train(training)
+    for layer in twin:
+        if isinstance(layer, Noise):
+            layer.train(training and noise)
     with torch.no_grad():
-        right = network(x).argmax(dim=1) == labels
+        right = twin(x).argmax(dim=1) == labels
     return float(right.double().mean())
