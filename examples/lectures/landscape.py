@@ -312,7 +312,7 @@ def draw_landscapes(runs: Runs, options: argparse.Namespace) -> None:
     for axis in axes[-1]:
         axis.set(xlabel="Step of training")
     axes[0, 0].legend(fontsize=8)
-    axes[0, 2].legend(fontsize=8, loc="lower right")
+    axes[0, 2].legend(fontsize=8)
     save(
         figure,
         options.out,
