@@ -242,6 +242,8 @@ def draw_curves(options: argparse.Namespace, results: dict[str, Runs]) -> None:
                 style = "--" if name == "none" else "-"
                 axis.plot(epochs, errors.mean(axis=0), style, color=COLOURS[name], label=name)
             axis.set(title=f"{kind}, batches of {size}", xlabel="epoch", yscale="log")
+            axis.set_yticks((2, 5, 10, 20, 50)[: 5 - row])
+            axis.minorticks_off()
             axis.yaxis.set_major_formatter("{x:g}")
             axis.xaxis.get_major_locator().set_params(integer=True)
         axes[row, 0].set_ylabel("test error, %")
