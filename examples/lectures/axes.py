@@ -104,7 +104,7 @@ def check_axes(checks: Checks, data: Data) -> None:
     flat = x[:, :, 0, 0]  # (N, C)
     grouped = x.reshape(32, GROUPS, -1, 8, 8)
     whole = flat.T[None]  # one sample, C channels, N positions
-    cases = [
+    cases: list[tuple[str, np.ndarray, tuple[int, ...], Any]] = [
         ("batch", x, (0, 2, 3), bnfast.batch_norm(x)),
         ("layer, C H W", x, (1, 2, 3), bnfast.layer_norm(x, axis=(-3, -2, -1))),
         ("instance", x, (2, 3), bnfast.instance_norm(x)),
@@ -161,7 +161,7 @@ def change_images(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Give each image a brightness and a contrast of its own; pixels lie in about -0.3 .. 0.7."""
     shape = (len(x),) + (1,) * (x.ndim - 1)
     contrast = rng.uniform(0.3, 1.0, shape)
-    return (contrast * x + rng.uniform(-0.3, 0.3, shape)).astype(np.float32)
+    return np.asarray(contrast * x + rng.uniform(-0.3, 0.3, shape), np.float32)
 
 
 def one_by_one(network: Network, x: np.ndarray, labels: np.ndarray) -> float:
@@ -264,7 +264,9 @@ def draw_changed(options: argparse.Namespace, results: dict[str, Runs]) -> None:
         1, 3, width=11.0, height=4.0, gridspec_kw={"width_ratios": (1.1, 1.4, 1.2)}
     )
     x = digits(0, images=True).x_test[:4]
-    rows = [np.hstack(images[:, 0]) for images in (x, change_images(x, np.random.default_rng(0)))]
+    rows = [
+        np.hstack(list(images[:, 0])) for images in (x, change_images(x, np.random.default_rng(0)))
+    ]
     axes[0, 0].imshow(np.vstack(rows), cmap="gray", vmin=-0.7, vmax=1.0)
     axes[0, 0].set(title="as they are, and changed", xticks=[], yticks=[])
     for axis, (kind, runs) in zip(axes[0, 1:], results.items(), strict=True):

@@ -11,7 +11,8 @@ norm (variance_shift.py). docs/lectures/dropout.md says what the pictures show.
 from __future__ import annotations
 
 import argparse
-from typing import Any, Literal
+from itertools import product
+from typing import Any, Literal, get_args
 
 import numpy as np
 from lab import (
@@ -76,12 +77,7 @@ def check_moments(checks: Checks, masks: int) -> None:
     theta, a = first_layer()
     mu, squares = theta @ a, theta**2 @ a**2
     rows = []
-    for rate, mode, place in [
-        (rate, mode, place)
-        for rate in (0.2, 0.5)
-        for mode in ("classic", "inverted")
-        for place in ("units", "weights")
-    ]:
+    for rate, mode, place in product((0.2, 0.5), get_args(Mode), get_args(Place)):
         keep = 1 - rate
         scale = 1.0 if mode == "classic" else 1 / keep
         variance = scale**2 * keep * rate * squares
@@ -119,7 +115,11 @@ def check_covariance(checks: Checks, options: argparse.Namespace) -> None:
     limit = np.abs(formula).max()
     figure, axes = new_figure(1, 3, width=10.5, height=4.0)
     pictures = [("formula for units", formula)]
-    for place, expected in (("units", formula), ("weights", np.diag(np.diag(formula)))):
+    expectations: dict[Place, np.ndarray] = {
+        "units": formula,
+        "weights": np.diag(np.diag(formula)),
+    }
+    for place, expected in expectations.items():
         z = draw_z(theta, a, rate, "inverted", place, options.masks)
         covariance = np.cov(z, rowvar=False)
         # The standard errors of the entries, for nearly normal z (Wishart's distribution).
