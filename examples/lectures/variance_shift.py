@@ -58,7 +58,7 @@ def variance_ratios(network: Network, x: np.ndarray, rate: float) -> list[np.nda
     for layer in network.layers:
         if hasattr(layer, "train"):
             layer.train(False)
-        if isinstance(layer, bnfast.BatchNorm):
+        if isinstance(layer, bnfast.BatchNorm) and layer.running is not None:
             variance = x.var(axis=0)
             seen = variance > 1e-6  # units that are always 0 have no ratio
             ratios.append(np.stack([layer.running.var, variance + noise])[:, seen] / variance[seen])
