@@ -1,7 +1,7 @@
 """Where batch norm fails, small batches and batches that are not alike, and what helps.
 
-    python examples/lectures/small_batches.py            # three minutes; pictures in lectures_output/
-    python examples/lectures/small_batches.py --quick    # a few seconds
+    python examples/lectures/small_batches.py          # three minutes; pictures in lectures_output/
+    python examples/lectures/small_batches.py --quick  # a few seconds
 
 Every step takes the gradient over the same 60 samples, in micro-batches. Networks differ only in
 which samples are normalised together. docs/lectures/small_batches.md says what comes out.
@@ -154,7 +154,10 @@ def train_and_test(
     found = {"test": accuracy(network, x, labels)}
     if method == BATCH_NORM:
         found["re-estimated"] = accuracy(reestimated(network, seen), x, labels)
-        found["training"] = accuracy(network, data.x_test, data.y_test, setting)
+        found["training mode"] = accuracy(network, data.x_test, data.y_test, setting)
+        found["training mode, training samples"] = accuracy(
+            network, data.x_train, data.y_train, setting
+        )
     return found
 
 
@@ -206,7 +209,7 @@ def report_sizes(options: argparse.Namespace, checks: Checks) -> None:
             found.append(train_and_test(options, data, seed, BATCH_NORM, Setting(size)))
         for method, values in others.items():
             values.append(train_and_test(options, data, seed, method, Setting(2))["test"])
-    modes = {"test": "test mode", "re-estimated": "re-estimated", "training": "training mode"}
+    modes = {"test": "test mode", "re-estimated": "re-estimated", "training mode": "training mode"}
     values = {mode: np.array([[f[mode] for f in runs[m]] for m in MICRO_SIZES]) for mode in modes}
     rows = [
         (f"batch norm, m = {size}", *(percent(values[mode][index]) for mode in modes))
@@ -257,7 +260,7 @@ def report_settings(options: argparse.Namespace, checks: Checks) -> None:
                 runs.setdefault((name, method), []).append(found)
     tests = {case: np.array([found["test"] for found in seen]) for case, seen in runs.items()}
     rows = [(m, *(percent(tests[name, m]) for name in SETTINGS)) for m in methods]
-    for mode in ("re-estimated", "training"):
+    for mode in ("training mode, training samples", "training mode", "re-estimated"):
         cells = [percent([f[mode] for f in runs[name, BATCH_NORM]]) for name in SETTINGS]
         rows.insert(1, (f"{BATCH_NORM}, {mode}", *cells))
     title = f"Accuracy on test samples after {options.epochs} epochs, in test mode if not said"
@@ -286,6 +289,42 @@ def report_settings(options: argparse.Namespace, checks: Checks) -> None:
         for method in (MERGED, REFROZEN, *NORMS):
             gain = tests[name, method].mean() - failing
             checks(bool(gain > 0.02), f"{name}: {method} gains {100 * gain:.1f} % only")
+
+
+def report_sources(options: argparse.Namespace, checks: Checks) -> None:
+    """Train on one source a micro-batch, and test with statistics of both sources and of each."""
+    found: dict[str, list[float]] = {}
+    setting = SETTINGS["30, one source each"]
+    for seed in range(options.seeds):
+        data, rng = digits(seed), np.random.default_rng(seed)
+        network = build_network(SIZES, rng=rng, norm=bnfast.BatchNorm, activation=Relu)
+        network = train(network, data, rng, BATCH_NORM, setting, options)
+        x, labels = setting.arrange(data.x_test, data.y_test)
+        half = len(x) // 2
+        both = np.concatenate([data.x_train, -data.x_train])
+        own = [
+            accuracy(reestimated(network, seen), x[part], labels[part])
+            for seen, part in ((data.x_train, slice(half)), (-data.x_train, slice(half, None)))
+        ]
+        average = copy.deepcopy(network)
+        for norm in average.of_type(bnfast.BatchNorm):
+            norm.running = bnfast.RunningStats(norm.num_features, mode="cumulative")
+        for seen in np.split(both, 2):
+            average.forward(seen, training=True)
+        for name, result in {
+            "running, momentum 0.1": accuracy(network, x, labels),
+            "average of the sources' variances": accuracy(average, x, labels),
+            "both sources in one batch, merged": accuracy(reestimated(network, both), x, labels),
+            "those of the sample's own source": float(np.mean(own)),
+        }.items():
+            found.setdefault(name, []).append(result)
+    rows = [(name, percent(values)) for name, values in found.items()]
+    title = "Trained on one source a micro-batch: accuracy by the statistics at test time"
+    table(("mean and variance", "test accuracy"), rows, title=title)
+    gain = np.mean(found["those of the sample's own source"]) - np.mean(
+        found["running, momentum 0.1"]
+    )
+    checks(bool(gain > 0.02), f"a source's own statistics gain {100 * gain:.1f} % only")
 
 
 def rotated(data: Data) -> Data:
@@ -334,6 +373,7 @@ def lecture(checks: Checks) -> None:
     report_gradients(checks)
     report_sizes(options, checks)
     report_settings(options, checks)
+    report_sources(options, checks)
     report_fine_tuning(options, checks)
 
 
