@@ -51,8 +51,8 @@ def accumulate_merged(network: Network, x: np.ndarray, labels: np.ndarray, size:
             kept = [copy.copy(layer) for _ in parts]  # they share weights, not activations
             parts = [replica(part) for replica, part in zip(kept, parts, strict=True)]
         tape.append((layer, kept))
-    pairs = zip(parts, np.split(labels, cuts), strict=True)
-    dys = [share_of_gradient(logits, targets, len(x)) for logits, targets in pairs]
+    answers = zip(parts, np.split(labels, cuts), strict=True)
+    dys = [share_of_gradient(logits, targets, len(x)) for logits, targets in answers]
     found: list[Gradients] = []  # last layer first
     for layer, kept in reversed(tape):
         pairs = list(zip(dys, kept, strict=True))

@@ -207,30 +207,32 @@ def report_sizes(options: argparse.Namespace, checks: Checks) -> None:
         data = digits(seed)
         for size, found in runs.items():
             found.append(train_and_test(options, data, seed, BATCH_NORM, Setting(size)))
-        for method, values in others.items():
-            values.append(train_and_test(options, data, seed, method, Setting(2))["test"])
+        for method, accuracies in others.items():
+            accuracies.append(train_and_test(options, data, seed, method, Setting(2))["test"])
     modes = {"test": "test mode", "re-estimated": "re-estimated", "training mode": "training mode"}
     values = {mode: np.array([[f[mode] for f in runs[m]] for m in MICRO_SIZES]) for mode in modes}
     rows = [
         (f"batch norm, m = {size}", *(percent(values[mode][index]) for mode in modes))
         for index, size in enumerate(MICRO_SIZES)
     ]
-    rows += [(f"{method}, any m", percent(found), "", "") for method, found in others.items()]
+    rows += [
+        (f"{method}, any m", percent(accuracies), "", "") for method, accuracies in others.items()
+    ]
     title = f"Accuracy on test samples after {options.epochs} epochs"
     table(("", *modes.values()), rows, title=title)
     highest = values["test"][0].max()
     checks(bool(highest < 0.4), f"batch norm over single samples learns: {100 * highest:.1f} %")
-    for method, found in others.items():
+    for method, accuracies in others.items():
         lowest = 0.5 if method == FROZEN_ONCE else 0.8
-        checks(min(found) > lowest, f"{method} reaches {100 * min(found):.1f} % only")
+        checks(min(accuracies) > lowest, f"{method} reaches {100 * min(accuracies):.1f} % only")
     figure, axes = new_figure(1, 2, width=11.0, height=4.2)
     flat_colours = (*PALETTE[2:5], "k", "0.45", "0.75")
     for axis in axes[0]:
         for colour, (mode, label) in zip((WITH, "#56B4E9", WITHOUT), modes.items(), strict=True):
             shown = 100 * values[mode].T
             plot_band(axis, MICRO_SIZES, shown, colour, f"batch norm, {label}")
-        for colour, (method, found) in zip(flat_colours, others.items(), strict=True):
-            axis.axhline(100 * np.mean(found), color=colour, linestyle="--", label=method)
+        for colour, (method, accuracies) in zip(flat_colours, others.items(), strict=True):
+            axis.axhline(100 * np.mean(accuracies), color=colour, linestyle="--", label=method)
         axis.set(xscale="log", xticks=MICRO_SIZES, xlabel="Samples normalised together, m")
         axis.set_xticks(MICRO_SIZES, [str(size) for size in MICRO_SIZES])
         axis.minorticks_off()
@@ -269,10 +271,10 @@ def report_settings(options: argparse.Namespace, checks: Checks) -> None:
     names = list(SETTINGS)
     for axis, pair in zip(axes[0], (names[:2], names[2:]), strict=True):
         for name, colour, marker in zip(pair, (WITH, WITHOUT), "os", strict=True):
-            rows = np.arange(len(methods)) + (0.15 if colour == WITHOUT else -0.15)
+            heights = np.arange(len(methods)) + (0.15 if colour == WITHOUT else -0.15)
             values = 100 * np.array([tests[name, method] for method in methods])
-            axis.plot(values, rows, marker, color=colour, alpha=0.35)
-            axis.plot(values.mean(axis=1), rows, marker, color=colour, markersize=9, label=name)
+            axis.plot(values, heights, marker, color=colour, alpha=0.35)
+            axis.plot(values.mean(axis=1), heights, marker, color=colour, markersize=9, label=name)
         axis.set(xlabel="Test accuracy (%)", yticks=range(len(methods)), yticklabels=methods)
         axis.legend(fontsize=8, loc="lower left")
     axes[0, 0].invert_yaxis()
