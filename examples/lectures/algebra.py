@@ -199,9 +199,9 @@ def report_eps(x: np.ndarray, options: argparse.Namespace, checks: Checks) -> No
         checks(bool(np.allclose(seen, formula, rtol=1e-6)), f"eps of placement {place}")
         axes[0, 0].plot(std, formula, color=colour, label=label)
         axes[0, 0].plot(std, seen, "o", color=colour, markersize=3)
-    for half, text in ((np.sqrt(EPS), "sqrt(eps)"), (EPS, "eps")):
-        axes[0, 0].axvline(half, color="0.6", linewidth=0.8, linestyle=":")
-        axes[0, 0].annotate(text, (half, 1.03), color="0.4", fontsize=8.5, ha="center")
+    for std, text in ((np.sqrt(EPS), "sqrt(eps)"), (EPS, "eps")):
+        axes[0, 0].axvline(std, color="0.6", linewidth=0.8, linestyle=":")
+        axes[0, 0].annotate(text, (std, 1.03), color="0.4", fontsize=8.5, ha="center")
     axes[0, 0].set(
         xscale="log",
         xlabel="Standard deviation of the input (1 = white)",

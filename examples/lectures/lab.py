@@ -33,7 +33,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.titlesize": 10.5,
     "legend.frameon": False,
-    "savefig.dpi": 110,
+    "savefig.dpi": 150,
 }
 
 
@@ -47,23 +47,25 @@ class Data:
     y_test: np.ndarray
 
 
+def split(x: np.ndarray, labels: np.ndarray, seed: int, test_size: float = 0.2) -> Data:
+    """Split samples at random; every class has the same share of both parts."""
+    parts = train_test_split(
+        x.astype(np.float32), labels, test_size=test_size, stratify=labels, random_state=seed
+    )
+    return Data(*parts)
+
+
 def digits(seed: int, *, images: bool = False, test_size: float = 0.2) -> Data:
     """Split 1,797 handwritten digits of 8 x 8 pixels at random, and centre the pixels.
 
-    Every class has the same share of both parts. A sample is a row of 64 pixels, or with `images` a
-    channel of 8 x 8.
+    A sample is a row of 64 pixels, or with `images` a channel of 8 x 8.
     """
     pixels, labels = load_digits(return_X_y=True)
-    x_train, x_test, y_train, y_test = train_test_split(
-        (pixels / 16.0).astype(np.float32),  # pixels are 0 .. 16
-        labels,
-        test_size=test_size,
-        stratify=labels,
-        random_state=seed,
-    )
+    data = split(pixels / 16.0, labels, seed, test_size)  # pixels are 0 .. 16
     shape = (-1, 1, 8, 8) if images else (-1, 64)
-    grey = x_train.mean()
-    return Data((x_train - grey).reshape(shape), (x_test - grey).reshape(shape), y_train, y_test)
+    grey = data.x_train.mean()
+    data.x_train, data.x_test = ((x - grey).reshape(shape) for x in (data.x_train, data.x_test))
+    return data
 
 
 def arguments(
@@ -140,7 +142,7 @@ def save(figure: Any, folder: Path, name: str, *, title: str, caption: str) -> N
     figure.tight_layout(rect=(0, bottom, 1, 1))
     figure.text(0.01, 0.01, caption, fontsize=8.5, color="0.3", va="bottom")
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png")
+    figure.savefig(folder / f"{name}.png", dpi=110)
     plt.close(figure)
     print(f"\nPicture: {folder / name}.png")
 

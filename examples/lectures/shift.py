@@ -1,6 +1,6 @@
 """Distributions that shift: inside a network while it learns, and in the data it is shown later.
 
-    python examples/lectures/shift.py            # two minutes; pictures in lectures_output/
+    python examples/lectures/shift.py            # a minute; pictures in lectures_output/
     python examples/lectures/shift.py --quick    # a few seconds
 
 Trains sigmoid networks with and without batch norm, and records what enters each layer, how many
@@ -16,7 +16,7 @@ import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from lab import (
@@ -27,6 +27,7 @@ from lab import (
     Data,
     arguments,
     digits,
+    mean_spread,
     new_figure,
     percent,
     plot_band,
@@ -119,9 +120,9 @@ def report_inside(options: argparse.Namespace, checks: Checks) -> None:
                 [
                     kind,
                     layer + 1,
-                    f"{100 * saturated[:, :, layer].mean():.1f} %",
+                    percent(saturated[:, :, layer].mean(axis=1)),
                     f"{100 * saturated[:, :, layer].max():.0f} %",
-                    f"{np.mean([drift(one)[layer] for one in runs]):.2f}",
+                    mean_spread([drift(one)[layer] for one in runs], 2),
                     f"{first[layer]:.1e}",
                     f"{np.median(gradients[:, :, layer]):.1e}",
                 ]
@@ -198,23 +199,28 @@ def draw_saturation(seen: dict[str, list[Inside]], options: argparse.Namespace) 
     )
 
 
-def turned(angle: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that rotates images by `angle` degrees; what comes in is as black as 0."""
-    return lambda images: rotate(images, angle, axes=(1, 2), reshape=False, order=1, mode="nearest")
+Shift: TypeAlias = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def turned(angle: float) -> Shift:
+    """Return a function that rotates images by `angle` degrees; what comes in is as the border."""
+
+    def turn(images: np.ndarray, _: np.random.Generator) -> np.ndarray:
+        return rotate(images, angle, axes=(1, 2), reshape=False, order=1, mode="nearest")
+
+    return turn
 
 
 # Each takes images in [0, 1] of shape (samples, 8, 8).
-SHIFTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "none": lambda images: images,
+SHIFTS: dict[str, Shift] = {
+    "none": lambda images, _: images,
     "rotated by 10 degrees": turned(10),
     "rotated by 20 degrees": turned(20),
     "rotated by 30 degrees": turned(30),
-    "contrast halved": lambda images: 0.5 * images,
-    "brighter by a quarter": lambda images: images + 0.25,
-    "blurred, sigma 1 pixel": lambda images: gaussian_filter(images, (0, 1, 1)),
-    "noise of spread 0.3": lambda images: (
-        images + np.random.default_rng(0).normal(0.0, 0.3, images.shape)
-    ),
+    "contrast halved": lambda images, _: 0.5 * images,
+    "brighter by a quarter": lambda images, _: images + 0.25,
+    "blurred, sigma 1 pixel": lambda images, _: gaussian_filter(images, (0, 1, 1)),
+    "noise of spread 0.3": lambda images, rng: images + rng.normal(0.0, 0.3, images.shape),
 }
 
 
@@ -229,13 +235,13 @@ def batch_accuracy(network: Network, x: np.ndarray, labels: np.ndarray, batch_si
 
 
 def answers(
-    network: Network, plain: Network, data: Data, grey: float
+    network: Network, plain: Network, data: Data, grey: float, rng: np.random.Generator
 ) -> dict[str, dict[str, float]]:
     """Return the accuracy on each shift, for each way to normalise."""
     seen: dict[str, dict[str, float]] = {}
     images = (data.x_test + grey).reshape(-1, 8, 8)
     for name, shift in SHIFTS.items():
-        x = (shift(images).astype(np.float32) - np.float32(grey)).reshape(-1, 64)
+        x = (shift(images, rng).astype(np.float32) - np.float32(grey)).reshape(-1, 64)
         # Half of the shifted samples, without their labels, are there to be measured.
         known, new, labels = x[::2], x[1::2], data.y_test[1::2]
         seen[name] = {
@@ -263,7 +269,7 @@ def report_shifted_data(options: argparse.Namespace, checks: Checks) -> None:
                     network, SGD(0.1), data.x_train, data.y_train, batch_size=BATCH_SIZE, rng=rng
                 )
             trained.append(network)
-        runs.append(answers(trained[0], trained[1], data, grey))
+        runs.append(answers(trained[0], trained[1], data, grey, rng))
     ways = list(runs[0]["none"])
     seen: dict[str, dict[str, Any]] = {
         shift: {way: np.array([run[shift][way] for run in runs]) for way in ways}
@@ -279,7 +285,7 @@ def report_shifted_data(options: argparse.Namespace, checks: Checks) -> None:
     for index, way in enumerate(ways):
         places = np.arange(len(SHIFTS)) + 0.16 * (index - 2)
         means = [100 * seen[shift][way].mean() for shift in SHIFTS]
-        spread = [100 * seen[shift][way].std() for shift in SHIFTS]
+        spread = [100 * seen[shift][way].std(ddof=1) for shift in SHIFTS]
         axes[0, 0].bar(
             places, means, 0.15, yerr=spread, color=PALETTE[index], label=way, ecolor="0.3"
         )

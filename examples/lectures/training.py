@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -29,6 +30,7 @@ from lab import (
     plot_band,
     run,
     save,
+    split,
     table,
 )
 from networks import (
@@ -41,15 +43,16 @@ from networks import (
     gradient_errors,
     train_epoch,
 )
-from optimisers import OPTIMISERS, Momentum
+from optimisers import OPTIMISERS, SGD, Momentum
+from sklearn.datasets import load_breast_cancer, load_wine
 from tqdm import tqdm
 
-import bnfast
+from bnfast import BatchNorm
 
 BATCH_SIZE = 60  # samples
 SIZES = (64, 100, 100, 100, 100, 10)  # features at each step: four hidden layers
 CHANNELS = (1, 16, 16, 32, 32)
-NORMS = {"without": None, "with": bnfast.BatchNorm}
+NORMS = {"without": None, "with": BatchNorm}
 COLOURS = {"without": WITHOUT, "with": WITH}
 RATES = {  # a grid of factors of about 3 around what is usual for each
     "SGD": (0.03, 0.1, 0.3, 1, 3, 10, 30),
@@ -63,7 +66,7 @@ Curves = tuple[list[float], list[float]]  # training loss and test accuracy afte
 
 def check_gradients(data: Data, checks: Checks) -> None:
     """Compare the gradients of four whole networks with differences of the loss, in float64."""
-    norm = partial(bnfast.BatchNorm, dtype=np.float64)
+    norm = partial(BatchNorm, dtype=np.float64)
     conv = partial(build_conv_network, (1, 3, 4), 10, norm=norm, dtype=np.float64)
     build = partial(build_network, (64, 20, 20, 10), norm=norm, dtype=np.float64)
     networks: dict[str, Callable[..., Network]] = {
@@ -86,7 +89,14 @@ def check_gradients(data: Data, checks: Checks) -> None:
     table(("network", "layers", "entries", "largest error"), rows, title=title)
 
 
-def train(network: Network, optimiser: Optimiser, data: Data, epochs: int, seed: int) -> Curves:
+def train(
+    network: Network,
+    optimiser: Optimiser,
+    data: Data,
+    epochs: int,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
+) -> Curves:
     """Train, and return the curves. A network whose numbers overflow has learnt nothing."""
     rng = np.random.default_rng(seed)
     losses, accuracies = [], []
@@ -94,7 +104,7 @@ def train(network: Network, optimiser: Optimiser, data: Data, epochs: int, seed:
         for _ in range(epochs):
             losses.append(
                 train_epoch(
-                    network, optimiser, data.x_train, data.y_train, batch_size=BATCH_SIZE, rng=rng
+                    network, optimiser, data.x_train, data.y_train, batch_size=batch_size, rng=rng
                 )
             )
             accuracies.append(evaluate(network, data.x_test, data.y_test)[1])
@@ -178,9 +188,9 @@ def report_convolution(options: argparse.Namespace, checks: Checks) -> None:
     """Train the convolutional network without norm, with it before, and with it behind ReLU."""
     kinds = {
         "convolution, ReLU": partial(build_conv_network, CHANNELS, 10),
-        "convolution, BN, ReLU": partial(build_conv_network, CHANNELS, 10, norm=bnfast.BatchNorm),
+        "convolution, BN, ReLU": partial(build_conv_network, CHANNELS, 10, norm=BatchNorm),
         "convolution, ReLU, BN": partial(
-            build_conv_network, CHANNELS, 10, norm=bnfast.BatchNorm, norm_first=False
+            build_conv_network, CHANNELS, 10, norm=BatchNorm, norm_first=False
         ),
     }
     seen: dict[str, list[Curves]] = {kind: [] for kind in kinds}
@@ -194,10 +204,7 @@ def report_convolution(options: argparse.Namespace, checks: Checks) -> None:
     rows = []
     for (kind, curves), colour in zip(seen.items(), (WITHOUT, WITH, PALETTE[2]), strict=True):
         losses, accuracies = (np.array(values) for values in zip(*curves, strict=True))
-        first = [
-            f"{100 * accuracies[:, epoch].mean():.1f} %"
-            for epoch in (0, min(2, len(losses[0]) - 1))
-        ]
+        first = [percent(accuracies[:, epoch]) for epoch in (0, min(2, len(losses[0]) - 1))]
         rows.append((kind, *first, percent(accuracies[:, -1]), mean_spread(losses[:, -1], 4)))
         epochs = np.arange(1, losses.shape[1] + 1)
         plot_band(axes[0, 0], epochs, losses, colour, kind)
@@ -221,14 +228,46 @@ def report_convolution(options: argparse.Namespace, checks: Checks) -> None:
     )
 
 
+def report_units(options: argparse.Namespace, checks: Checks) -> None:
+    """Train on measurements in their own units, whose sizes differ by three to five decades."""
+    ways = ("no BN", "BN behind each layer", "BN in front, too")
+    rows = []
+    for name, load in (("wine", load_wine), ("breast cancer", load_breast_cancer)):
+        seen: dict[tuple[str, str], list[float]] = {}
+        for seed in range(options.unit_seeds):
+            data = split(*load(return_X_y=True), seed)
+            mean, std = data.x_train.mean(axis=0), data.x_train.std(axis=0)
+            standardised = replace(
+                data, x_train=(data.x_train - mean) / std, x_test=(data.x_test - mean) / std
+            )
+            for units, given in (("as measured", data), ("standardised", standardised)):
+                for way in ways:
+                    rng, norm = np.random.default_rng(seed), None if way == ways[0] else BatchNorm
+                    network = build_network((len(std), 30, 30, 3), rng=rng, norm=norm)
+                    if way == ways[2]:
+                        network.layers.insert(0, BatchNorm(len(std)))
+                    _, accuracies = train(network, SGD(0.3), given, options.epochs, seed, 20)
+                    seen.setdefault((units, way), []).append(accuracies[-1])
+        spreads = f"{std.min():.1g} to {std.max():.1g}"
+        for units in ("as measured", "standardised"):
+            rows.append((name, units, spreads, *(percent(seen[units, way]) for way in ways)))
+            spreads = "1"
+        mean_accuracy = np.mean(seen["as measured", ways[2]])
+        failure = f"with batch norm in front only {100 * mean_accuracy:.1f} % of {name} are right"
+        checks(bool(mean_accuracy > 0.85), failure)
+    title = f"Other sets: test accuracy after {options.epochs} epochs, {options.unit_seeds} seeds"
+    table(("set", "units", "spreads of features", *ways), rows, title=title)
+
+
 def lecture(checks: Checks) -> None:
     """Check gradients, then train."""
-    full = {"seeds": 3, "epochs": 30, "conv_epochs": 10, "conv_rate": 0.05}
-    quick = {"seeds": 1, "epochs": 8, "conv_epochs": 3}
+    full = {"seeds": 3, "epochs": 30, "conv_epochs": 10, "conv_rate": 0.05, "unit_seeds": 10}
+    quick = {"seeds": 1, "epochs": 8, "conv_epochs": 3, "unit_seeds": 2}
     options = arguments("Networks with batch norm, four optimisers.", quick=quick, full=full)
     check_gradients(digits(0), checks)
     report_search(options, checks)
     report_convolution(options, checks)
+    report_units(options, checks)
 
 
 if __name__ == "__main__":
