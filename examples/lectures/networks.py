@@ -260,7 +260,7 @@ def build_conv_network(
     """
     layers: list[Any] = []
     for index, (fan_in, fan_out) in enumerate(pairwise(channels)):
-        weight = he(rng, fan_out, 9 * fan_in).astype(dtype)
+        weight: np.ndarray = he(rng, fan_out, 9 * fan_in).astype(dtype)
         layers.append(Conv2d(weight, bias=norm is None or not norm_first))
         pair = [Relu()] if norm is None else [norm(fan_out), Relu()]
         layers += pair if norm_first else pair[::-1]

@@ -235,7 +235,8 @@ def report_units(options: argparse.Namespace, checks: Checks) -> None:
     for name, load in (("wine", load_wine), ("breast cancer", load_breast_cancer)):
         seen: dict[tuple[str, str], list[float]] = {}
         for seed in range(options.unit_seeds):
-            data = split(*load(return_X_y=True), seed)
+            x, labels = load(return_X_y=True)
+            data = split(x, labels, seed)
             mean, std = data.x_train.mean(axis=0), data.x_train.std(axis=0)
             standardised = replace(
                 data, x_train=(data.x_train - mean) / std, x_test=(data.x_test - mean) / std
