@@ -14,6 +14,7 @@ import pytest
 
 import bnfast
 import bnfast.viz
+from bnfast._sharing import lock
 from bnfast.viz.records import QUANTILES
 from viz.runs import CHANNELS, NAMES, batch, make_layers, recorded, train
 
@@ -155,6 +156,21 @@ def test_threads_may_share_a_watched_layer():
     for thread in calls:
         thread.join()
     assert [record.step for record in recorder["bn"]] == list(range(0, 80, 2))
+
+
+def test_running_mean_and_variance_are_of_the_same_update():
+    bn, x = bnfast.BatchNorm(CHANNELS), batch(0)
+    recorder = bnfast.viz.Recorder(channels=1).watch({"bn": bn})
+    (handle,) = bn._hooks
+    measuring = threading.Thread(target=handle.hook, args=(bn, (x, None, None), x))
+    with lock:  # another thread is in the middle of an update
+        bn.running.mean[:] = 7
+        measuring.start()
+        measuring.join(timeout=0.2)
+        bn.running.var[:] = 8
+    measuring.join()
+    channels = recorder["bn"][0].channels
+    assert [channels[name].picked for name in ("running_mean", "running_var")] == [[7], [8]]
 
 
 @pytest.mark.parametrize(

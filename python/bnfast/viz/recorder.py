@@ -12,6 +12,7 @@ from bnfast._checks import whole_number
 from bnfast._functional import moments
 from bnfast._layers import BatchNorm
 from bnfast._libraries import to_numpy
+from bnfast._sharing import lock
 from bnfast.viz.recording import Recording
 from bnfast.viz.records import QUANTITIES, Channels, Distribution, Record
 
@@ -221,9 +222,10 @@ def _array(value: Any) -> Array:
 def _state(layer: Any) -> dict[str, Array]:
     """Return gamma, beta and running statistics, as far as the layer has them, as float64."""
     if isinstance(layer, BatchNorm):
-        running = layer.running
-        mean_and_var = (None, None) if running is None else (running.mean, running.var)
-        values = (*mean_and_var, layer.gamma, layer.beta)
+        with lock:  # mean and var of the same update, where threads share the layer
+            stats = layer.running
+            running = (None, None) if stats is None else (stats.mean.copy(), stats.var.copy())
+            values = (*running, *layer._parameters())
     else:
         values = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
     names = ("running_mean", "running_var", "gamma", "beta")

@@ -108,7 +108,9 @@ class Record:
     channels : mapping of str to Channels
         "batch_mean" and "batch_var" (the biased one, by which the layer divides); "running_mean"
         and "running_var" after the call, which has taken the batch into them; "gamma" and "beta"
-        as the call used them. What a layer does not have is missing.
+        as the call used them. What a layer does not have is missing. Where threads share a layer,
+        the running values, gamma and beta are those right after the call, and may already include
+        another thread's call.
     """
 
     step: int
