@@ -44,6 +44,14 @@ def test_a_record_is_what_numpy_says_of_the_call(library):
     assert channels["gamma"] == [0, 1, 2, 3] and channels["beta"] == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("library", [torch.nn, bnfast.torch], ids=["torch", "bnfast.torch"])
+def test_the_input_may_be_given_by_its_name(library):
+    norm, x = library.BatchNorm1d(2), torch.randn(8, 2)
+    with bnfast.viz.Recorder().watch(norm) as recorder:
+        norm(input=x)
+    assert recorder["BatchNorm1d"][0].input == bnfast.viz.Distribution.of(x.numpy(), 40)
+
+
 def test_modules_in_a_mapping_give_their_name_to_what_is_in_them():
     norm = torch.nn.BatchNorm1d(2, affine=False, track_running_stats=False)
     with bnfast.viz.Recorder().watch({"net": make_model(torch.nn), "last": norm}) as recorder:

@@ -117,7 +117,7 @@ class Recorder(Recording):
                 raise ValueError(f"Recorder.watch: the name {name!r} is taken, give a mapping")
         for name, layer in found:
             self._records[name] = []
-            self._handles.append(layer.register_forward_hook(_Watch(self, name)))
+            self._handles.append(_Watch(self, name).hook_into(layer))
         return self
 
     def close(self) -> None:
@@ -148,6 +148,17 @@ class _Watch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Watch, ()
+
+    def hook_into(self, layer: Any) -> Any:
+        """Register the hook; return the handle that removes it."""
+        if isinstance(layer, BatchNorm):
+            return layer.register_forward_hook(self)
+        return layer.register_forward_hook(self._of_torch, with_kwargs=True)
+
+    def _of_torch(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        self(module, args or (kwargs["input"],), output)  # torch gives args as the caller did
 
     def __call__(self, layer: Any, args: tuple[Any, ...], output: Any) -> None:
         if self._recorder is None or not layer.training:
