@@ -18,7 +18,10 @@ NAMES_OF_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES_OF_BROWSERS)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium")
 
-STRANGE = "</script><b>third</b> & \u2028"  # a name that would end the script, or become a tag
+MARKS = "/*recording*/ {{title}}"  # of the template, which stay what they are elsewhere
+# A name that would end the script, or become a tag.
+STRANGE = f"</script><b>third</b> & \u2028 {MARKS}"
+TITLE = f"A run <of> tests {MARKS}"
 UNKNOWN = "\u2013"  # a dash
 EVERY, STEPS = 2, 12
 
@@ -48,7 +51,7 @@ def browser():
 def path(recorder, tmp_path_factory):
     """The file of the page."""
     path = tmp_path_factory.mktemp("page") / "run.html"
-    recorder.save_page(path, title="A run <of> tests")
+    recorder.save_page(path, title=TITLE)
     return path
 
 
@@ -159,7 +162,7 @@ def test_a_click_goes_to_the_nearest_record(page, recorder):
 def test_a_layer_without_parameters_and_input_that_is_no_number(page, recorder):
     recorded = recorder[STRANGE]
     options = page.locator("#layer option").evaluate_all("all => all.map(o => o.textContent)")
-    assert options == [*NAMES, STRANGE] and page.title() == "A run <of> tests"
+    assert options == [*NAMES, STRANGE] and page.title() == TITLE
     page.get_by_label("Layer").select_option(index=2)
     assert_shows(page, recorded[0])
     page.locator("#slider").fill("1")

@@ -29,9 +29,8 @@ def render(title: str, recorded: Mapping[str, Sequence[Record]]) -> str:
     # A script ends at the first "</script>", whatever it stands in: no "<" may come from outside.
     script = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    page = template.replace("{{title}}", html.escape(title))
-    before, after = page.split("/*recording*/")
-    return before + script + after
+    before, after = template.split("/*recording*/")  # first: title and names may hold the marks
+    return before.replace("{{title}}", html.escape(title)) + script + after
 
 
 def _rounded(value: Any) -> Any:
