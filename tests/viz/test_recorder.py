@@ -136,7 +136,20 @@ def test_closing_takes_the_hooks_off_also_after_an_error():
     recorder.close()
     assert [len(recorder[name]) for name in NAMES] == [1, 1]
     assert not any(bn._hooks for bn in layers.values())
-    copy.deepcopy(recorder)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda recorder: pickle.loads(pickle.dumps(recorder))]
+)
+def test_a_copy_has_the_records_and_watches_nothing(duplicate):
+    layers = make_layers()
+    with bnfast.viz.Recorder(every=1).watch(layers) as recorder:
+        train(layers, 2)
+        copied = duplicate(recorder)
+        copied.close()
+        train(layers, 1)
+    for name in NAMES:
+        assert copied[name] == recorder[name][:2] and len(recorder[name]) == 3
 
 
 def test_copies_of_a_watched_layer_are_not_watched():

@@ -54,7 +54,8 @@ class Recorder(Recording):
     and whatever the sizes of its tensors. A recorder holds on to no tensor.
 
     `close`, or the end of a `with` block, takes the hooks off; what was recorded stays. A copy of a
-    watched layer or model is not watched. Layers may be called by several threads.
+    watched layer or model is not watched, and a copy of a recorder has the records and watches
+    nothing. Layers may be called by several threads.
 
     Examples
     --------
@@ -124,6 +125,11 @@ class Recorder(Recording):
         """Take all hooks off the layers; what was recorded stays, and `watch` may follow."""
         while self._handles:
             self._handles.pop().remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies have the records and watch nothing; the lists are copied as threads may go on.
+        records = {name: list(kept) for name, kept in self._records.items()}
+        return {**self.__dict__, "_records": records, "_handles": []}
 
     def __enter__(self) -> Self:
         return self
