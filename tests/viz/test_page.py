@@ -133,6 +133,19 @@ def test_one_channel_is_a_line_through_its_numbers(page, recorder):
     assert sorted(edges) == sorted(2 * drawn)
 
 
+def test_another_layer_keeps_the_channel_if_it_has_it(page):
+    channel = page.get_by_label("Channels")
+    channel.select_option("3")
+    page.get_by_label("Layer").select_option("second")
+    assert channel.input_value() == "3"
+    picture = page.get_by_role("img", name="Mean")
+    line = picture.locator("polyline.batch").get_attribute("points").split()
+    edges = picture.locator("polygon.batch.outer").get_attribute("points").split()
+    assert sorted(edges) == sorted(2 * line)
+    page.get_by_label("Layer").select_option(index=2)  # has channels 0 to 2
+    assert channel.input_value() == "all"
+
+
 def test_the_keyboard_is_enough(page, recorder):
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowDown")  # the layer
