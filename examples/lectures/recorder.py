@@ -124,7 +124,9 @@ def report_layers(runs: dict[float, list[Recording]]) -> None:
 def lecture(checks: Checks) -> None:
     """Record all runs; write the page and a picture of the first at each rate; report."""
     options: argparse.Namespace = arguments(
-        __doc__ or "", quick={"seeds": 1, "epochs": 3}, full={"seeds": 5, "epochs": 30}
+        "A training run as its batch norms saw it.",
+        quick={"seeds": 1, "epochs": 3},
+        full={"seeds": 5, "epochs": 30},
     )
     options.out.mkdir(parents=True, exist_ok=True)
     runs: dict[float, list[Recording]] = {rate: [] for rate in RATES}

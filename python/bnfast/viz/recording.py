@@ -52,7 +52,7 @@ class Recording:
         return tuple(self._records[layer])
 
     def plot(self, layer: str, *, channel: int | None = None) -> Figure:
-        """Draw the whole training of one layer with matplotlib (`pip install bnfast[viz]`).
+        """Draw the whole training of one layer with matplotlib (`pip install ".[viz]"`).
 
         Parameters
         ----------
