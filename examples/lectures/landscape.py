@@ -254,11 +254,11 @@ def report_landscapes(runs: Runs, checks: Checks) -> None:
     checks(bool(without > normed), failure)
 
 
-def report_noise(runs: Runs, checks: Checks) -> None:
+def report_noise(runs: Runs, epochs: int, checks: Checks) -> None:
     """Print how fast the three networks learn, and how far their layers' inputs move in a step."""
     rows = []
     for (rate, kind), of_seeds in runs.items():
-        epoch = max(len(of_seeds[0].losses) // 10, 1)
+        epoch = len(of_seeds[0].losses) // epochs  # steps
         halves = [np.convolve(one.losses, np.ones(epoch) / epoch, "valid") for one in of_seeds]
         reached = [int(np.argmax(curve < 0.5)) + epoch for curve in halves if (curve < 0.5).any()]
         steps = f"{np.mean(reached):.0f}" if len(reached) == len(of_seeds) else "not all"
@@ -369,7 +369,7 @@ def lecture(checks: Checks) -> None:
             once = train(kind, seed, data, rate=rate, epochs=options.epochs, every=options.every)
             runs[rate, kind].append(once)
     report_landscapes(runs, checks)
-    report_noise(runs, checks)
+    report_noise(runs, options.epochs, checks)
     draw_landscapes(runs, options)
     draw_noise_control(runs, options)
 
