@@ -30,6 +30,7 @@ PANELS = (
     ("group norm", "some channels of a sample", (FIRST, HALF, P)),
     ("layer norm over C, H, W", "a sample", (FIRST, C, P)),
     ("layer, RMS norm over C", "a position: a token", (FIRST, C, FIRST)),
+    ("both", "the mini-batch as a whole", (N, C, P)),
 )
 
 
