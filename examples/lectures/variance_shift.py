@@ -7,6 +7,7 @@ when nothing is dropped any more (Li et al. 2019).
 from __future__ import annotations
 
 import argparse
+import copy
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,9 @@ def train_order(order: str, rate: float, depth: int, seed: int, epochs: int) -> 
     network, optimiser = build(order, rate, depth, rng), Momentum(LEARNING_RATE)
     for _ in range(epochs):
         train_epoch(network, optimiser, data.x_train, data.y_train, batch_size=BATCH_SIZE, rng=rng)
-    dropped = network.forward(data.x_train, training=True).argmax(axis=1) == data.y_train
+    # On a copy, as a forward pass in training moves running statistics.
+    logits = copy.deepcopy(network).forward(data.x_train, training=True)
+    dropped = logits.argmax(axis=1) == data.y_train
     results = {
         "ratios": variance_ratios(network, data.x_train, rate),
         "test": evaluate(network, data.x_test, data.y_test)[1],
