@@ -148,7 +148,10 @@ def check_covariance(checks: Checks, options: argparse.Namespace) -> None:
 
 
 class DropConnect(Linear):
-    """z = (P W) a + b: dropout of weights, with one mask P a mini-batch (Wan et al. 2013)."""
+    """z = (P W) a + b: dropout of weights (Wan et al. 2013).
+
+    A mini-batch has one mask P here, as z is one product then; Wan et al. draw one for each sample.
+    """
 
     def __init__(self, weight: np.ndarray, rate: float, rng: np.random.Generator) -> None:
         super().__init__(weight, bias=True)
@@ -205,6 +208,9 @@ def sweep_rates(checks: Checks, options: argparse.Namespace) -> None:
     results: dict[tuple[str, float], np.ndarray] = {}
     for place in PLACES:
         for rate in tqdm(RATES, desc=f"{place} dropped", unit="rate"):
+            if rate == 0.0 and ("units", rate) in results:
+                results[place, rate] = results["units", rate]  # nothing is dropped anywhere
+                continue
             results[place, rate] = np.array(
                 [train_few(place, rate, k, options.sweep_epochs) for k in range(options.seeds)]
             )
