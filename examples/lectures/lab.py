@@ -69,7 +69,7 @@ def digits(seed: int, *, images: bool = False, test_size: float = 0.2) -> Data:
 
 
 def arguments(
-    description: str, *, quick: dict[str, Any], full: dict[str, Any], argv: list[str] | None = None
+    description: str, *, quick: dict[str, Any], full: dict[str, Any]
 ) -> argparse.Namespace:
     """Read the command line: --quick, --out, and a number for each name in `full`.
 
@@ -84,7 +84,7 @@ def arguments(
             type=type(value),
             help=f"default {value}, with --quick {quick.get(name, value)}",
         )
-    options = parser.parse_args(argv)
+    options = parser.parse_args()
     for name, value in {**full, **(quick if options.quick else {})}.items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -34,7 +34,7 @@ from lab import (
     table,
 )
 from micro_batches import Gradients, accumulate, accumulate_merged
-from networks import Network, Relu, batches, build_network, reestimated
+from networks import Network, Relu, batches, build_network, evaluate, reestimated
 from optimisers import SGD
 from tqdm import tqdm
 
@@ -106,7 +106,7 @@ def accuracy(
 ) -> float:
     """Return the accuracy in test mode, or with `setting` in training mode, batched as there."""
     if setting is None:
-        return float(np.mean(network.forward(x, training=False).argmax(axis=1) == labels))
+        return evaluate(network, x, labels)[1]
     network = copy.deepcopy(network)  # the running statistics shall not learn from test samples
     right, counted = 0, len(x) - len(x) % STEP_SIZE
     for start in range(0, counted, STEP_SIZE):
